@@ -1,0 +1,69 @@
+/* Lua values to bytes and back. */
+#ifndef LMP_MARSHAL_H
+#define LMP_MARSHAL_H
+#include "lmp.h"
+
+/* Where the bytes go; decides what may cross.
+ * FAMILY: a message inside the family: functions, metatables by value, handles.
+ * STRING: mp.marshal.encode: as FAMILY, but handles go by serial (nothing keeps the
+ *   object alive) and carry the family's nonce, as code does.
+ * NETWORK: to another machine: no handles; functions only with LMP_CODE; a metatable
+ *   must belong to a class that goes by name.
+ * Added to these: LMP_CONNECTIONS: connections may cross (their descriptors are
+ *   listed in the message). LMP_CODE: functions are loaded (decode of STRING and
+ *   NETWORK refuses them without it). */
+enum { LMP_FAMILY = 0, LMP_STRING = 1, LMP_NETWORK = 2, LMP_MODE = 3,
+       LMP_CONNECTIONS = 4, LMP_CODE = 8 };
+
+/* An encoded value.  One a state, used again and again; belongs to the state.
+ * data..len: the bytes.  refs: the objects that handles in it name, in the order
+ * of their indices in the bytes, no object twice; they are alive because the value
+ * that was encoded holds them.  fds: descriptors, owned by the connections. */
+struct lmp_pack {
+  unsigned char *data;
+  size_t len, cap;
+  mp_ref *refs;
+  uint32_t nrefs, caprefs;
+  int *fds;
+  uint32_t nfds, capfds;
+};
+
+/* The pack of this state, empty (len 0).  Memory above 1 MiB is given back by the
+ * next call. */
+struct lmp_pack *lmp_pack(lua_State *L);
+
+/* Room for n more bytes at data + len; raises "not enough memory". */
+unsigned char *lmp_room(lua_State *L, struct lmp_pack *p, size_t n);
+
+/* Appends the value at `idx` to `p` (an index there counts objects from p->refs as
+ * they are).  Raises what cannot cross, with the path to it: `cannot marshal a
+ * thread at value.jobs[3].co`.  Runs no metamethod.  On an error `p` may be used
+ * again after it was emptied. */
+void lmp_encode(lua_State *L, int idx, struct lmp_pack *p, unsigned mode);
+
+/* What is decoded.  entries: for every index the reference that this process has
+ * registered for the object (decode takes over those that it makes handles of, and
+ * leaves UINT32_MAX in their place; the caller drops the others).  fds: the
+ * descriptors received (taken over: -1 is left). */
+struct lmp_unpack {
+  const unsigned char *data;
+  size_t len;
+  unsigned mode;
+  const mp_ref *refs;
+  uint32_t *entries;
+  uint32_t nrefs;
+  int *fds;
+  uint32_t nfds;
+};
+
+/* Pushes the value; all of the bytes must be used.  Raises on malformed bytes
+ * ("marshal: malformed data (…)"), never crashes on them unless LMP_CODE lets code
+ * in. `data` must stay where it is during the call; it may lie in shared memory
+ * that only this process writes. */
+void lmp_decode(lua_State *L, struct lmp_unpack *u);
+
+/* Connections, implemented in lconn.c.  Pushing takes over the descriptor. */
+int lmp_conn_fd(lua_State *L, int idx, unsigned *flags); /* -1: closed */
+void lmp_conn_push(lua_State *L, int fd, unsigned flags);
+
+#endif
