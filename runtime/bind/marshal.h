@@ -18,7 +18,9 @@ enum { LMP_FAMILY = 0, LMP_STRING = 1, LMP_NETWORK = 2, LMP_MODE = 3,
 /* An encoded value.  One a state, used again and again; belongs to the state.
  * data..len: the bytes.  refs: the objects that handles in it name, in the order
  * of their indices in the bytes, no object twice; they are alive because the value
- * that was encoded holds them.  fds: descriptors, owned by the connections. */
+ * that was encoded holds them.  fds: descriptors, owned by the connections.
+ * data is malloc'd: a caller that keeps the bytes while Lua code may run (the hooks
+ * of a blocked send encode too) takes it and leaves NULL, len 0, cap 0. */
 struct lmp_pack {
   unsigned char *data;
   size_t len, cap;
@@ -62,8 +64,17 @@ struct lmp_unpack {
  * that only this process writes. */
 void lmp_decode(lua_State *L, struct lmp_unpack *u);
 
-/* Connections, implemented in lconn.c.  Pushing takes over the descriptor. */
-int lmp_conn_fd(lua_State *L, int idx, unsigned *flags); /* -1: closed */
-void lmp_conn_push(lua_State *L, int fd, unsigned flags);
+/* Connections, implemented in lconn.c.
+ * lmp_conn_fd: the descriptor of the connection at `idx`, which stays its owner; -1:
+ * it is closed.  *flags: 32 bits for the bytes.  *pipe: the object that it belongs
+ * to, 0 for none: put it into p->refs as a handle's object (not for NETWORK, where
+ * it is left out), and its index into the bytes.  Raises when the connection cannot
+ * be sent (a message is half received).
+ * lmp_conn_push: pushes a connection for *fd, which it takes over (-1 is left) as
+ * soon as it can close it; it may raise before.  pipe: 0 or u->refs[i]; a reference
+ * of its own is registered, entries[i] is left as it is (two ends of one pipe may
+ * come in one message). */
+int lmp_conn_fd(lua_State *L, int idx, unsigned *flags, mp_ref *pipe);
+void lmp_conn_push(lua_State *L, int *fd, unsigned flags, mp_ref pipe);
 
 #endif
