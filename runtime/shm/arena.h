@@ -42,8 +42,7 @@ enum mp_kind {
 };
 
 /* The head of every block.
- * word: the truth about the block, one store; bits 0-1 state, 2-7 kind, 8-15 size
- *   class, 32-63 `hand` (state NEW: the lock word of the process that has the
+ * word: the truth about the block, one store; bits 0-1 state, 2-7 kind, 32-63 `hand` (state NEW: the lock word of the process that has the
  *   block in hand) or `owner` (state LIVE of a kind that is no object: the mp_ref
  *   of the object that it belongs to).  Written by the process that has it in
  *   hand, and by the collector.
@@ -57,10 +56,13 @@ struct mp_block {
   uint32_t mark;
 };
 
-/* The head of every object.  serial: unique in the family, never changes. */
+/* The head of every object.  serial: unique in the family, never changes.  link:
+ * the next object to trace or destroy, under the family lock. */
 struct mp_object {
   struct mp_block block;
   uint64_t serial;
+  mp_ref link;
+  uint32_t unused;
 };
 
 enum mp_state { MP_FREE, MP_NEW, MP_LIVE };
@@ -84,8 +86,15 @@ static inline mp_ref mp_ref_of(const void *p) {
 int mp_arena_open(void);
 int mp_arena_fd(void);
 
-/* What the collector is asked when memory is short; set by the family. */
-extern void (*mp_arena_collect)(uint32_t me);
+/* The fixed places of the arena: one page for the family, the slots behind it. */
+void *mp_arena_family(void);
+void *mp_arena_slots(void);
+/* Gives memory to the place of slot i.  0 or errno. */
+int mp_arena_slot_room(uint32_t i);
+#define MP_ARENA_SLOT_BYTES (4096 * 128)
+
+/* `r` is the place of a block that is not free (for numbers from outside). */
+bool mp_block_valid(mp_ref r);
 
 /* A block of at least `size` bytes, its head included, in state NEW in the hand of
  * `me` (a lock word).  Alignment: 64, or 32 below 64 bytes.  With `zero` all bytes
