@@ -1,0 +1,186 @@
+# make            builds the command, the module and the libraries, below build/
+# make run        shows it: the tutorial's scripts, then a real job
+# make test       builds and runs every check
+# make help       lists the rest
+#
+# CC=clang  WERROR=1  DEBUG=1 (build/debug)  BUILD=dir  PREFIX=/usr/local  DESTDIR=
+
+VERSION := $(shell sed -n 's/^.define MPLUA_VERSION "\(.*\)"/\1/p' runtime/mplua.h)
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+LUA ?= lua5.4
+PREFIX ?= /usr/local
+MULTIARCH := $(shell $(CC) -print-multiarch 2>/dev/null || gcc -print-multiarch 2>/dev/null)
+LUA_INC ?= /usr/include/lua5.4
+LUA_LIBDIR ?= /usr/lib/$(MULTIARCH)
+LUA_A := $(LUA_LIBDIR)/liblua5.4.a
+
+ifdef DEBUG
+BUILD ?= build/debug
+OPT := -O0 -DMP_DEBUG -DLUA_USE_APICHECK -D_FORTIFY_SOURCE=0
+else
+BUILD ?= build
+OPT := -O2
+endif
+
+# SAN=address,undefined or SAN=thread: see the targets asan and tsan.
+ifdef SAN
+SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer
+endif
+
+STD := -std=gnu11 -D_GNU_SOURCE
+WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
+  -Wundef -Wvla -Wwrite-strings $(if $(WERROR),-Werror)
+COMPILE := $(CC) $(STD) $(OPT) -g $(WARN) -fPIC -fvisibility=hidden $(SANFLAGS) \
+  -I$(LUA_INC) $(CFLAGS)
+LIBS := -ldl -lm -lpthread
+
+CORE_SRC := $(sort $(wildcard runtime/os/*.c runtime/shm/*.c runtime/ipc/*.c))
+MODULE_SRC := $(CORE_SRC) $(sort $(wildcard runtime/bind/*.c)) runtime/mplua.c
+MODULE_OBJ := $(MODULE_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
+LIB_OBJ := $(MODULE_OBJ) $(BUILD)/obj/runtime/command.o $(BUILD)/obj/runtime/prompt.o
+MAIN_OBJ := $(BUILD)/obj/runtime/main.o $(BUILD)/obj/runtime/heap.o
+LUA_SRC := $(sort $(shell find lua -name '*.lua' 2>/dev/null))
+
+CHECKS := $(patsubst spec/core/%.c,$(BUILD)/core/%,$(sort $(wildcard spec/core/*_check.c)))
+FUZZERS := $(patsubst spec/core/%.c,$(BUILD)/core/%,$(sort $(wildcard spec/core/fuzz_*.c)))
+SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
+
+PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
+
+.PHONY: all run test check checks bench lint asan tsan install clean help FORCE
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+all: $(PRODUCTS)
+
+help:
+	@echo 'make [CC=clang] [WERROR=1] [DEBUG=1]   $(PRODUCTS)'
+	@echo 'make run      the tutorial, one script after the other, then a word count'
+	@echo 'make test     C checks and specs            make bench   the figures'
+	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
+	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
+	@echo 'make tsan     the C checks under the thread sanitizer'
+	@echo 'make install PREFIX=/usr/local DESTDIR=   make clean'
+
+# What is compiled -------------------------------------------------------------
+
+# Rewritten only when its text differs: a change of compiler or flags, or of the
+# set of sources, makes what depends on it anew.
+define keep
+@mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ || \
+  printf '%s\n' '$(subst ','\'',$(1))' > $@
+endef
+$(BUILD)/flags: FORCE
+	$(call keep,$(COMPILE) $(VERSION))
+$(BUILD)/sources: FORCE
+	$(call keep,$(LIB_OBJ))
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@test -f $(LUA_INC)/lua.h || { sh .ci/setup --check build; exit 1; }
+	@mkdir -p $(@D)
+	$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/embedded.o: $(BUILD)/embedded.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -Iruntime -MMD -MP -c -o $@ $<
+
+$(BUILD)/embedded.c: runtime/embed.lua FORCE
+	@command -v $(LUA) >/dev/null || { sh .ci/setup --check build; exit 1; }
+	@mkdir -p $(@D)
+	@$(LUA) runtime/embed.lua $@ lua $(LUA_SRC)
+
+-include $(LIB_OBJ:.o=.d) $(MAIN_OBJ:.o=.d)
+
+# What is linked ---------------------------------------------------------------
+
+# Lua inside, all of it, and visible to C modules that scripts load.
+$(BUILD)/mplua: $(LIB_OBJ) $(MAIN_OBJ) $(BUILD)/sources
+	$(CC) $(SANFLAGS) $(LDFLAGS) -Wl,-E -Wl,--wrap=lua_close -Wl,-z,now -o $@ \
+	  $(LIB_OBJ) $(MAIN_OBJ) -Wl,--whole-archive $(LUA_A) -Wl,--no-whole-archive $(LIBS)
+
+# No Lua inside: the host has it.
+$(BUILD)/mp.so: $(MODULE_OBJ) $(BUILD)/sources runtime/mp.map
+	$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/mp.map -o $@ \
+	  $(MODULE_OBJ) -lm -lpthread
+
+$(BUILD)/libmplua.so: $(LIB_OBJ) $(BUILD)/sources
+	$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libmplua.so.0 -o $@ $(LIB_OBJ) \
+	  $(LUA_LIBDIR)/liblua5.4.so $(LIBS)
+
+# One object, in which only the public names are left global.
+$(BUILD)/libmplua.a: $(LIB_OBJ) $(BUILD)/sources
+	$(CC) -r -nostdlib -o $(BUILD)/obj/libmplua.o $(LIB_OBJ)
+	objcopy --localize-hidden $(BUILD)/obj/libmplua.o
+	rm -f $@ && ar rcs $@ $(BUILD)/obj/libmplua.o
+
+# C checks see every function; fuzzers get a main of their own.
+$(BUILD)/core/fuzz_%: spec/core/fuzz_%.c $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(COMPILE) -DFUZZ_MAIN -Iruntime -MMD -MP -o $@ $< $(LIB_OBJ) $(LUA_A) $(LIBS)
+$(BUILD)/core/%: spec/core/%.c $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(COMPILE) -Iruntime -MMD -MP -o $@ $< $(LIB_OBJ) $(LUA_A) $(LIBS)
+-include $(CHECKS:=.d) $(FUZZERS:=.d)
+
+# Lua modules that specs use, in C.
+$(BUILD)/spec/%.so: spec/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -fvisibility=default -shared -o $@ $<
+
+# What is run ------------------------------------------------------------------
+
+TUTORIAL := process01 process02 process_logging process_non_daemon process_daemon \
+  process_detached process03 process04 process05 process05_1 \
+  sync1 sync2 sync3 sync4 sync5 sync6 sync7 sync8
+
+run:
+	@sh .ci/setup build
+	@$(MAKE) --no-print-directory all
+	@sh .ci/tour $(BUILD)/mplua $(TUTORIAL)
+
+test:
+	@sh .ci/setup build test
+	@$(MAKE) --no-print-directory check
+
+checks: $(CHECKS) $(FUZZERS)
+
+check: all checks $(SPEC_SO)
+	@sh .ci/check $(BUILD)
+
+bench: all
+	@if [ -f spec/bench/run.lua ]; then $(BUILD)/mplua spec/bench/run.lua; \
+	else echo 'there are no benchmarks yet (spec/bench/run.lua)'; fi
+
+lint: all
+	@sh .ci/setup build lint
+	@sh .ci/lint $(BUILD) $(LUA_INC)
+
+asan:
+	@sh .ci/setup build test
+	@$(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined check
+
+tsan:
+	@sh .ci/setup build
+	@$(MAKE) --no-print-directory BUILD=build/tsan SAN=thread checks
+	@sh .ci/check build/tsan --core
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
+	  $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/lua/5.4
+	install -m 755 $(BUILD)/mplua $(DESTDIR)$(PREFIX)/bin/mplua
+	install -m 644 runtime/mplua.h $(DESTDIR)$(PREFIX)/include/mplua.h
+	install -m 644 $(BUILD)/libmplua.a $(DESTDIR)$(PREFIX)/lib/libmplua.a
+	install -m 755 $(BUILD)/libmplua.so $(DESTDIR)$(PREFIX)/lib/libmplua.so.0
+	ln -sf libmplua.so.0 $(DESTDIR)$(PREFIX)/lib/libmplua.so
+	install -m 755 $(BUILD)/mp.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/mp.so
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' \
+	  'includedir=$${prefix}/include' '' 'Name: mplua' \
+	  'Description: Lua 5.4 with processes' 'Version: $(VERSION)' \
+	  'Cflags: -I$${includedir} -I$(LUA_INC)' 'Libs: -L$${libdir} -lmplua -llua5.4' \
+	  'Libs.private: $(LIBS)' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/mplua.pc
+
+clean:
+	rm -rf build
