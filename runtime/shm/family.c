@@ -23,6 +23,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -159,10 +160,21 @@ static uint32_t table_room(uint32_t t) {
   return (uint32_t)((bytes - sizeof(struct table)) / sizeof(struct mp_entry));
 }
 
-struct mp_entry *mp_entry_at(struct mp_member *me, uint32_t entry) {
+/* The table of an entry; *at becomes its place there. */
+static uint32_t table_of(uint32_t entry, uint32_t *at) {
   uint32_t first = table_room(0), room = table_room(1);
-  if (entry < first) return &me->tables[0][entry];
-  return &me->tables[(entry - first) / room + 1][(entry - first) % room];
+  *at = entry < first ? entry : (entry - first) % room;
+  return entry < first ? 0 : (entry - first) / room + 1;
+}
+
+struct mp_entry *mp_entry_at(struct mp_member *me, uint32_t entry) {
+  uint32_t at, t = table_of(entry, &at);
+  return &me->tables[t][at];
+}
+
+/* The entries that n tables have room for. */
+static uint32_t set_room(uint32_t n) {
+  return n == 0 ? 0 : table_room(0) + (n - 1) * table_room(1);
 }
 
 /* Appends a table to a set of `n` that ends in `last` (0: empty). */
@@ -194,6 +206,10 @@ static int grow_set(struct mp_member *m) {
   struct mp_entry **grown = realloc(m->tables, (m->ntables + 1) * sizeof *grown);
   if (!grown) return ENOMEM;
   m->tables = grown;
+  uint32_t *live = realloc(m->live, (m->ntables + 1) * sizeof *live);
+  if (!live) return ENOMEM;
+  m->live = live;
+  live[m->ntables] = 0;
   int e = add_table(m->slot, m->word, m->word, m->ntables, last_table(m->slot),
                     &m->tables[m->ntables], &r);
   if (!e) m->ntables++;
@@ -201,21 +217,42 @@ static int grow_set(struct mp_member *m) {
 }
 
 static int take_entry(struct mp_member *m, uint32_t *out) {
+  uint32_t at;
   if (m->nspare > 0) {
     *out = m->spare[--m->nspare];
-    return 0;
-  }
-  uint32_t room = m->ntables == 0 ? 0 : table_room(0) + (m->ntables - 1) * table_room(1);
-  if (m->fresh == room) {
-    int e = grow_set(m);
+  } else {
+    int e = m->fresh == set_room(m->ntables) ? grow_set(m) : 0;
     if (e) return e;
+    *out = m->fresh++;
   }
-  *out = m->fresh++;
+  m->live[table_of(*out, &at)]++;
   return 0;
 }
 
+static mp_ref table_ref(struct mp_member *m, uint32_t t) {
+  return mp_ref_of((char *)m->tables[t] - offsetof(struct table, entry));
+}
+
+/* Gives the empty tables at the end back, all but the first, when they are half of
+ * the set or more: so that each is looked at a bounded number of times. */
+static void shrink_set(struct mp_member *m) {
+  uint32_t keep = m->ntables, n = 0;
+  while (keep > 1 && m->live[keep - 1] == 0) keep--;
+  if (m->ntables - keep < (m->ntables + 1) / 2) return;
+  atomic_store_explicit(&((struct table *)mp_at(table_ref(m, keep - 1)))->next, 0,
+                        memory_order_release);
+  while (m->ntables > keep) {
+    mp_ref r = table_ref(m, --m->ntables);
+    mp_free(&r, m->word);
+  }
+  for (uint32_t i = 0; i < m->nspare; i++)
+    if (m->spare[i] < set_room(keep)) m->spare[n++] = m->spare[i];
+  m->nspare = n;
+  if (m->fresh > set_room(keep)) m->fresh = set_room(keep);
+}
+
 /* An entry whose number cannot be noted is lost until the process ends. */
-static void give_entry(struct mp_member *m, uint32_t entry) {
+static void note_spare(struct mp_member *m, uint32_t entry) {
   if (m->nspare == m->capspare) {
     uint32_t cap = m->capspare ? 2 * m->capspare : 32;
     uint32_t *grown = realloc(m->spare, cap * sizeof *grown);
@@ -224,6 +261,12 @@ static void give_entry(struct mp_member *m, uint32_t entry) {
     m->capspare = cap;
   }
   m->spare[m->nspare++] = entry;
+}
+
+static void give_entry(struct mp_member *m, uint32_t entry) {
+  uint32_t at, t = table_of(entry, &at);
+  note_spare(m, entry);
+  if (--m->live[t] == 0 && t + 1 == m->ntables && t > 0) shrink_set(m);
 }
 
 /* ---- counts and destruction ------------------------------------------------------ */
@@ -296,7 +339,7 @@ void mp_drop_locked(uint32_t entry, struct mp_member *me) {
   int32_t held = atomic_load_explicit(&x->held, memory_order_relaxed);
   if (!obj) return;
   const struct mp_kind_ops *ops = kinds[mp_block_kind(mp_at(obj))];
-  if (held != 0 && ops && ops->died) ops->died(obj, me->word, held, me);
+  if (held != 0 && ops && ops->died) ops->died(obj, me->word, x, me);
   atomic_store_explicit(&x->obj, 0, memory_order_release);
   atomic_store_explicit(&x->held, 0, memory_order_relaxed);
   give_entry(me, entry);
@@ -331,11 +374,12 @@ static void add_held(struct mp_entry *x, void *arg) {
     s->held += atomic_load_explicit(&x->held, memory_order_relaxed);
 }
 
-int64_t mp_held_sum(mp_ref obj) {
+int64_t mp_held_sum(mp_ref obj, uint32_t but) {
   struct sum s = {obj, 0};
   for (uint32_t i = 1; i < mp_slots_used(); i++) {
     uint32_t sw = atomic_load(&slot_at(i)->word), gen = sw >> 3 & GENERATIONS;
-    if (((sw & 7) == LIVE || (sw & 7) == BORN) && mp_alive(lock_word(i, gen)))
+    if (lock_word(i, gen) != but && ((sw & 7) == LIVE || (sw & 7) == BORN) &&
+        mp_alive(lock_word(i, gen)))
       each_entry(slot_at(i), add_held, &s);
   }
   return s.held;
@@ -374,9 +418,8 @@ struct grave {
 static void bury_entry(struct mp_entry *x, void *arg) {
   struct grave *g = arg;
   mp_ref obj = atomic_load_explicit(&x->obj, memory_order_relaxed);
-  int32_t held = atomic_load_explicit(&x->held, memory_order_relaxed);
   const struct mp_kind_ops *ops = kinds[mp_block_kind(mp_at(obj))];
-  if (ops && ops->died) ops->died(obj, g->word, held, g->me);
+  if (ops && ops->died) ops->died(obj, g->word, x, g->me);
   atomic_store_explicit(&x->obj, 0, memory_order_release);
   mp_count_down(obj, g->me);
 }
@@ -659,6 +702,7 @@ void mp_member_close(struct mp_member *m, int exit) {
   delist(m);
   free(m->tables);
   free(m->spare);
+  free(m->live);
   memset(m, 0, sizeof *m);
 }
 

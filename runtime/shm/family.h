@@ -66,6 +66,7 @@ struct mp_member {
   pid_t pid;
   bool stranger;
   struct mp_entry **tables; /* one pointer a TABLE of the set, in order */
+  uint32_t *live;           /* entries in use in each table */
   uint32_t ntables;
   uint32_t *spare;          /* entries given back */
   uint32_t nspare, capspare, fresh;
@@ -127,9 +128,9 @@ int mp_refer_serial(mp_ref obj, uint64_t serial, struct mp_member *me, uint32_t 
 void mp_drop(uint32_t entry, struct mp_member *me);
 void mp_drop_locked(uint32_t entry, struct mp_member *me);
 struct mp_entry *mp_entry_at(struct mp_member *me, uint32_t entry);
-/* Sums `held` of all live members for `obj`, without `me`'s lock needs: the caller
- * holds the object's lock under which `held` is written. */
-int64_t mp_held_sum(mp_ref obj);
+/* Sums `held` of all live members but `but` for `obj`.  The caller holds the family
+ * lock, and the object's lock under which `held` is written. */
+int64_t mp_held_sum(mp_ref obj, uint32_t but);
 
 /* Counts that messages and objects hold.  Under the family lock. */
 void mp_count_up(mp_ref obj);
@@ -158,13 +159,15 @@ static inline void mp_unlabel(struct mp_member *me) { mp_label(me, 0, MP_WAIT_NO
  * trace: repairs what a dead holder left, then calls mp_mark_part for every block
  *   that belongs to `obj` and mp_mark_object for every object that it refers to.
  * destroy: frees its parts, mp_count_down for what it refers to; not `obj` itself.
- * died: a member that referred to `obj` died or closed; `held` is its entry's.  Not
- *   for those whose references end by mp_drop.
+ * died: the member `word` that referred to `obj` by `entry` died, or gives the
+ *   reference back while it holds something (entry->held is not 0).  May be called
+ *   again for the same entry when the one who called it was killed: what it gives back
+ *   it must take out of entry->held in the same step.
  */
 struct mp_kind_ops {
   void (*trace)(mp_ref obj, struct mp_member *me);
   void (*destroy)(mp_ref obj, struct mp_member *me);
-  void (*died)(mp_ref obj, uint32_t word, int32_t held, struct mp_member *me);
+  void (*died)(mp_ref obj, uint32_t word, struct mp_entry *entry, struct mp_member *me);
 };
 void mp_kind_set(enum mp_kind kind, const struct mp_kind_ops *ops);
 void mp_mark_part(mp_ref part, mp_ref owner);
