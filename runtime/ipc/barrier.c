@@ -64,35 +64,46 @@ static void let_go(struct mp_barrier *b) {
   mp_waitq_wake(&b->waiting, INT_MAX);
 }
 
-/* At the end of a slice: does everybody who is counted on live?  One whose place was
- * taken over by a death in guard is no party. */
+static bool all_live(const struct mp_barrier *b, uint32_t n) {
+  while (n > 0 && mp_alive(party(b, n - 1))) n--;
+  return n == 0;
+}
+
+/* At the end of a slice: does everybody live who is counted on? */
 static void check_parties(struct mp_barrier *b, struct mp_member *me, uint64_t cycle) {
   hold(b, me);
   uint64_t turn = mp_barrier_turn(b);
-  bool all = true;
-  for (uint32_t i = 0; all && i < mp_turn_waiting(turn); i++) all = mp_alive(party(b, i));
-  if (!all && same_cycle(turn, cycle)) break_locked(b, MP_BROKE);
+  bool broken = same_cycle(turn, cycle) && !all_live(b, mp_turn_waiting(turn));
+  if (broken) break_locked(b, MP_BROKE);
   mp_lock_release(&b->guard);
-  if (!all) mp_waitq_wake(&b->waiting, INT_MAX);
+  if (broken) mp_waitq_wake(&b->waiting, INT_MAX);
 }
 
 /* ---- coming, waiting, going ------------------------------------------------------------ */
 
-/* Under guard, the phase is FILLING. */
+/* The last one is there: ends the cycle, unless one that came before died waiting. */
+static int complete(struct mp_barrier *b, struct mp_member *me, bool action, uint64_t *turn) {
+  if (!all_live(b, b->parties - 1)) {
+    break_locked(b, MP_BROKE);
+    return EPIPE;
+  }
+  if (!action) {
+    go_to(b, after(*turn, MP_FILLING));
+    return 0;
+  }
+  atomic_store_explicit(&b->party[b->parties - 1], me->word, memory_order_relaxed);
+  *turn = turn_of(*turn >> 32, MP_ACTING, b->parties);
+  go_to(b, *turn);
+  return EINPROGRESS;
+}
+
+/* Under guard, in phase FILLING. */
 static int arrive(struct mp_barrier *b, struct mp_member *me, bool action, uint32_t *place,
                   uint64_t *turn) {
   uint32_t n = mp_turn_waiting(*turn);
   *place = n + 1;
-  if (n + 1 == b->parties && !action) {
-    go_to(b, after(*turn, MP_FILLING));
-    return 0;
-  }
+  if (n + 1 == b->parties) return complete(b, me, action, turn);
   atomic_store_explicit(&b->party[n], me->word, memory_order_relaxed);
-  if (n + 1 == b->parties) {
-    *turn = turn_of(*turn >> 32, MP_ACTING, n + 1);
-    go_to(b, *turn);
-    return EINPROGRESS;
-  }
   atomic_store_explicit(&me->slot->wait_state, MP_WAITING, memory_order_relaxed);
   go_to(b, *turn + 1);
   return 0;
@@ -108,8 +119,9 @@ int mp_barrier_enter(struct mp_barrier *b, struct mp_member *me, bool action, ui
   case MP_ACTING: e = EBUSY; break;
   default: e = EPIPE;
   }
+  bool over = !same_cycle(mp_barrier_turn(b), *turn);
   mp_lock_release(&b->guard);
-  if (e == 0 && *place == b->parties) mp_waitq_wake(&b->waiting, INT_MAX);
+  if (over) mp_waitq_wake(&b->waiting, INT_MAX);
   return e;
 }
 
