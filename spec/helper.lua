@@ -1,0 +1,247 @@
+--- What every spec begins with: `local T = require "spec.helper"`.
+--
+-- Requiring it in a spec file puts each of the file's tests under a watchdog (20 s,
+-- or what `T.limit` says), and checks after each that nothing is left of it: the
+-- children, the open descriptors and the bytes used in the shared memory are what
+-- they were before.  What a test makes it must therefore close, join or drop; what is
+-- only garbage is collected before the check.
+--
+-- The family is opened once when the helper is loaded, so that its own descriptor and
+-- tables do not count.  The reference table of a process grows by blocks that it keeps;
+-- their kind (`table`) is not counted.
+
+local lfs = require "lfs"
+local busted = require "busted"
+
+local T = {}
+
+--- Seconds that a test may take unless it says otherwise.
+T.seconds = 20
+
+local exe = lfs.symlinkattributes("/proc/self/exe", "target")
+local in_mplua = exe:match("mplua[^/]*$") ~= nil
+
+--- The directory of what was built.
+T.build = os.getenv("MPLUA_BUILD") or (in_mplua and exe:match("^(.*)/[^/]*$")) or "build"
+
+--- The command under test, as an absolute path.
+T.exe = in_mplua and exe or lfs.currentdir() .. "/" .. T.build .. "/mplua"
+if T.build:sub(1, 1) ~= "/" then T.build = lfs.currentdir() .. "/" .. T.build end
+
+if not in_mplua then package.cpath = T.build .. "/?.so;" .. package.cpath end
+
+local watchdog = assert(package.loadlib(T.build .. "/spec/watchdog.so", "luaopen_watchdog"))()
+
+local function read(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+--- The text of a file, or nil.
+T.read = read
+
+--- Runs a command line of sh under a time limit of 20 s (or `seconds`).
+-- @return what it wrote on stdout and stderr, and its exit status (128 + N after signal N)
+function T.shell(command, seconds)
+  local quoted = "'" .. command:gsub("'", "'\\''") .. "'"
+  local pipe = assert(io.popen(("timeout -k 5 %g sh -c %s 2>&1"):format(seconds or 20, quoted)))
+  local out = pipe:read("a")
+  local _, how, code = pipe:close()
+  return out, how == "signal" and 128 + code or code
+end
+
+--- A path for a file that does not exist yet.
+function T.tmpname()
+  local path = os.tmpname()
+  os.remove(path)
+  return path
+end
+
+--- Quotes a string for sh.
+function T.quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
+
+--- Runs a script in a process of its own.
+-- @param text the script
+-- @param args array of its arguments, or nil
+-- @param opts `seconds` (20), `stdin` (text), `exe` (the interpreter), `options` (what
+--   stands before the script's name), `env` (in front of the command)
+-- @return {out =, err =, code =}; code is 124 if the time was over
+function T.mplua(text, args, opts)
+  opts = opts or {}
+  local base = T.tmpname()
+  local function write(path, what)
+    local file = assert(io.open(path, "wb"))
+    file:write(what)
+    file:close()
+  end
+  write(base .. ".lua", text)
+  write(base .. ".in", opts.stdin or "")
+  local words = { opts.env or "", "timeout -k 5", tostring(opts.seconds or 20),
+    T.quote(opts.exe or T.exe), opts.options or "", base .. ".lua" }
+  for _, arg in ipairs(args or {}) do words[#words + 1] = T.quote(arg) end
+  local line = ("%s <%s.in >%s.out 2>%s.err"):format(table.concat(words, " "), base, base, base)
+  local _, how, code = os.execute(line)
+  local result = {
+    out = read(base .. ".out"),
+    err = read(base .. ".err"),
+    code = how == "signal" and 128 + code or code,
+  }
+  for _, ending in ipairs { ".lua", ".in", ".out", ".err" } do os.remove(base .. ending) end
+  return result
+end
+
+local function sleep(seconds)
+  require("system").sleep(seconds)
+end
+
+--- Calls `fn` until it returns something true, for at most `seconds` (5).
+-- For what has no event to wait for, like the end of a process that is not one's own.
+-- @return what fn returned, or false
+function T.wait_until(fn, seconds)
+  local monotime = require("system").monotime
+  local limit = monotime() + (seconds or 5)
+  repeat
+    local value = fn()
+    if value then return value end
+    sleep(0.005)
+  until monotime() > limit
+  return fn() or false
+end
+
+--- Whether a process runs (one that ended and was not reaped does not).
+function T.alive(pid)
+  local stat = read(("/proc/%d/stat"):format(pid))
+  local state = stat and stat:match("^.*%) (%a)")
+  return state ~= nil and state ~= "Z" and state ~= "X"
+end
+
+--- Gives the running test another time limit, from now on.
+function T.limit(seconds) watchdog.start(seconds, watchdog.name()) end
+
+--- The pids of this process's children, zombies included.
+function T.children()
+  local pids = {}
+  for task in lfs.dir("/proc/self/task") do
+    if task:match("^%d+$") then
+      local text = read("/proc/self/task/" .. task .. "/children") or ""
+      for pid in text:gmatch("%d+") do pids[#pids + 1] = tonumber(pid) end
+    end
+  end
+  table.sort(pids)
+  return pids
+end
+
+--- The open descriptors of this process: number -> what it is.
+function T.fds()
+  local fds = {}
+  for fd in lfs.dir("/proc/self/fd") do
+    local target = fd:match("^%d+$") and lfs.symlinkattributes("/proc/self/fd/" .. fd, "target")
+    -- the directory that is being read has a descriptor too
+    if target and not target:match("^/proc/%d+/fd$") then fds[tonumber(fd)] = target end
+  end
+  return fds
+end
+
+--- The bytes and objects in use in the shared memory: {used =, objects =}, or nil
+-- before the library was loaded.
+function T.arena()
+  local core = package.loaded["mp.core"]
+  return core and core.arena and core.arena()
+end
+
+-- Leaks ------------------------------------------------------------------------
+
+local function collect()
+  collectgarbage()
+  collectgarbage()
+end
+
+local function snapshot()
+  return { children = T.children(), fds = T.fds(), arena = T.arena() }
+end
+
+local function children_leaked(before, after, found)
+  local old = {}
+  for _, pid in ipairs(before) do old[pid] = true end
+  for _, pid in ipairs(after) do
+    if not old[pid] then
+      local name = (read(("/proc/%d/stat"):format(pid)) or ""):match("%((.*)%) (%a)")
+      found[#found + 1] = ("child %d (%s)"):format(pid, name or "gone")
+    end
+  end
+end
+
+local function fds_leaked(before, after, found)
+  for fd, target in pairs(after) do
+    if before[fd] ~= target then found[#found + 1] = ("descriptor %d (%s)"):format(fd, target) end
+  end
+  for fd, target in pairs(before) do
+    if not after[fd] then
+      found[#found + 1] = ("descriptor %d (%s) was closed, which is not the test's"):format(fd, target)
+    end
+  end
+end
+
+local function arena_leaked(before, after, found)
+  if not before or not after then return end
+  for _, what in ipairs { "used", "objects" } do
+    if after[what] > before[what] then
+      found[#found + 1] = ("shared memory: %s went from %d to %d"):format(what, before[what], after[what])
+    end
+  end
+end
+
+--- What is there now and was not at `before` (a T.snapshot()): array of strings.
+function T.leaks(before)
+  local after = snapshot()
+  local found = {}
+  children_leaked(before.children, after.children, found)
+  fds_leaked(before.fds, after.fds, found)
+  arena_leaked(before.arena, after.arena, found)
+  return found
+end
+
+T.snapshot = snapshot
+
+-- Every test ---------------------------------------------------------------------
+
+-- busted takes modules out of package.loaded between files and loads this one again;
+-- what must be done once is marked in the registry.
+local registry = debug.getregistry()
+local once = registry["mplua.spec.helper"]
+if not once then
+  once = {}
+  registry["mplua.spec.helper"] = once
+  busted.subscribe({ "test", "start" }, function(element)
+    once.name = element.name
+    watchdog.name(element.name)
+    return nil, true -- the output handler wants to hear of it too
+  end)
+  local ok, mp = pcall(require, "mp")
+  if ok and mp.Lock then collect(mp.Lock()) end -- joins the family
+  collect()
+end
+
+local before
+
+busted.before_each(function()
+  watchdog.start(T.seconds, "before the first line of a test")
+  collect()
+  before = snapshot()
+end)
+
+busted.after_each(function()
+  collect()
+  local found = T.leaks(before)
+  local barked = watchdog.stop()
+  local name = once.name or "?"
+  if #found > 0 then
+    error(("left behind by '%s': %s"):format(name, table.concat(found, ", ")), 0)
+  end
+  if barked then error(("watchdog: the test '%s' took too long"):format(name), 0) end
+end)
+
+return T
