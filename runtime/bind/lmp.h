@@ -55,6 +55,8 @@ struct mp_member *lmp_member_if(lua_State *L);
 void lmp_type(lua_State *L, int kind, const char *name, const luaL_Reg *methods,
               const luaL_Reg *metamethods, lua_CFunction index);
 const char *lmp_kind_name(int kind); /* "mp.Queue" */
+/* The kind of the mp userdata at `idx`, or -1. */
+int lmp_kind(lua_State *L, int idx);
 
 /* Pushes a userdata of `size` bytes with the metatable of `kind` and `nuv` user
  * values; zeroed, its tag not yet set (so __gc does nothing). */
@@ -107,8 +109,8 @@ int lmp_full(lua_State *L);
 /* After EINTR from a core call, and before the next try: runs the hooks that a
  * signal has set (Ctrl-C's raises "interrupted!"), on the running coroutine even if
  * the main one carries them, and looks around for the dead.  Raises.  Hold
- * nothing. */
-void lmp_pause(lua_State *L, struct mp_member *me);
+ * nothing.  True when Lua code ran. */
+bool lmp_pause(lua_State *L, struct mp_member *me);
 
 /* luaopen of the parts; each fills the table on top of the stack (mp.core) with its
  * constructors and functions. */
