@@ -303,12 +303,15 @@ static int run_script(lua_State *L, const struct command *c) {
   return report(L, c->name, status);
 }
 
-/* Without a script: a prompt when there is somebody to answer it. */
-static int run_stdin(lua_State *L, const struct command *c) {
-  if (!isatty(STDIN_FILENO)) return run_file(L, c, NULL);
-  print_version();
-  lmp_prompt(L);
-  return LUA_OK;
+/* Without a script: a prompt when there is somebody to answer it.  As in Lua, an error
+ * in what is read from a pipe is printed and not told by the exit status. */
+static void run_stdin(lua_State *L, const struct command *c) {
+  if (isatty(STDIN_FILENO)) {
+    print_version();
+    lmp_prompt(L);
+  } else {
+    run_file(L, c, NULL);
+  }
 }
 
 static int run_all(lua_State *L, const struct command *c) {
@@ -319,8 +322,8 @@ static int run_all(lua_State *L, const struct command *c) {
   if (c->interactive)
     lmp_prompt(L);
   else if (c->script >= c->argc && !c->ran_option && !c->version)
-    status = run_stdin(L, c);
-  return status;
+    run_stdin(L, c);
+  return LUA_OK;
 }
 
 /* The whole command inside a protected call: what is raised here is a failure of

@@ -1,0 +1,439 @@
+-- The command: what is Lua's own is checked against stock lua5.4, side by side.
+local T = require "spec.helper"
+
+local STOCK = "/usr/bin/lua5.4"
+
+--- Runs `PROG <words>` in sh, in a fresh directory with some scripts in it, with PROG
+-- the given command.  Returns {out, err, code}, in which PROG stands for the command.
+local dir
+
+local function write(name, text)
+  local file = assert(io.open(dir .. "/" .. name, "wb"))
+  file:write(text)
+  file:close()
+end
+
+local function run(exe, line)
+  local shell = ("cd %s && { %s\n} >out 2>err"):format(dir, line:gsub("PROG", (exe:gsub("%%", "%%%%"))))
+  local _, how, code = os.execute("timeout -k 5 20 sh -c " .. T.quote(shell))
+  local function result(name)
+    return (T.read(dir .. "/" .. name):gsub(exe:gsub("%p", "%%%0"), "PROG"))
+  end
+  return { out = result "out", err = result "err", code = how == "signal" and 128 + code or code }
+end
+
+local function mplua(line) return run(T.exe, line) end
+
+--- Runs the line with both; the results must be the same, and are returned.  The usage
+-- text may have the lines of options that lua lacks.
+local function same(line)
+  local mine, stock = mplua(line), run(STOCK, line)
+  mine.err = mine.err:gsub("\n  %-[mh] [^\n]*", "")
+  assert.same(stock, mine, line)
+  return mine
+end
+
+local scripts = {
+  ["args.lua"] = [[
+    local low = 0
+    while arg[low - 1] do low = low - 1 end
+    for i = low, #arg do print(i, arg[i]) end
+    print("...", select("#", ...), ...)]],
+  ["fails.lua"] = "local function f() error('broken') end\nf()",
+  ["table.lua"] = "error({code = 2})",
+  ["object.lua"] = "error(setmetatable({}, {__tostring = function() return 'an object' end}))",
+  ["bad.lua"] = "x = = 1",
+  ["nothing.lua"] = "",
+  ["shebang.lua"] = "#!/usr/bin/env lua\nprint('shebang', ...)",
+  ["mod.lua"] = "return {name = ..., answer = 42}",
+  ["init.lua"] = "print 'init file'",
+  ["exit.lua"] = "io.write('before') os.exit(tonumber(arg[1]) or arg[1] == 'true')",
+  ["broken.lua"] = "error('broken module')",
+}
+
+setup(function()
+  dir = T.tmpname()
+  assert(os.execute("mkdir " .. dir))
+  for name, text in pairs(scripts) do write(name, text) end
+  assert(os.execute(("cd %s && mkdir sub && printf 'print(\"sub\", arg[0], ...)' >sub/init.lua"):format(dir)))
+end)
+
+teardown(function() os.execute("rm -rf " .. dir) end)
+
+describe("a script", function()
+  it("gets its arguments in arg and ...", function()
+    same "PROG args.lua"
+    same "PROG args.lua a 'b c' ''"
+    same "PROG -W args.lua -e x"
+    same "PROG -e 'x = 1' -- args.lua a"
+  end)
+
+  it("can come from stdin, with arguments after -", function()
+    assert.equal("3\n", same("echo 'print(1 + 2)' | PROG").out)
+    same "echo 'print(...)' | PROG - a b"
+    same "echo 'x = = 1' | PROG"
+    same "echo 'error({})' | PROG -"
+    same "echo 'print(arg[0], arg[-1])' | PROG"
+  end)
+
+  it("may be named - after --", function()
+    same "cp args.lua ./- && PROG -- - a; code=$?; rm ./-; exit $code"
+    same "PROG -- - </dev/null"
+  end)
+
+  it("may begin with #", function() same "PROG shebang.lua x" end)
+
+  it("is an error when it is missing", function()
+    assert.equal(1, same("PROG nofile").code)
+    same "PROG nofile.lua a b"
+    same "PROG -- nofile.lua"
+    same "PROG ."
+  end)
+
+  it("may be compiled code", function()
+    same "luac5.4 -o out.luac args.lua && PROG out.luac a b"
+  end)
+
+  it("that fails ends with 1, the message and a traceback on stderr", function()
+    local r = same "PROG fails.lua"
+    assert.equal(1, r.code)
+    assert.equal("", r.out)
+    assert.matches("^PROG: fails.lua:1: broken\nstack traceback:\n", r.err)
+    assert.matches("syntax error", same("PROG bad.lua").err .. "syntax error")
+    assert.equal(1, same("PROG bad.lua").code)
+  end)
+
+  it("may fail with any value", function()
+    assert.matches("error object is a table value", same("PROG table.lua").err)
+    assert.matches("PROG: an object\n", same("PROG object.lua").err)
+    same "PROG -e 'error(nil)'"
+    same "PROG -e 'error(12)'"
+    same "PROG -e 'error()'"
+    same "PROG -e 'error(print)' 2>&1"
+    same "PROG -e 'error(setmetatable({}, {__tostring = function() return 1 end}))'"
+    same "PROG -e 'error(setmetatable({}, {__tostring = function() error(\"in it\") end}))'"
+    same "PROG -e 'local function f() return f() + 1 end f()' 2>&1 | head -n 1"
+    same "PROG -e 'string.rep(\"x\", -1)(1)'"
+  end)
+
+  it("ends with the status that os.exit says", function()
+    for _, status in ipairs { "0", "1", "7", "255", "256", "true", "false" } do
+      same("PROG exit.lua " .. status)
+    end
+    same "PROG -e 'os.exit(3, true)'"
+    same "PROG -e 'local x <close> = setmetatable({}, {__close = function() print \"closed\" end}) os.exit(4, true)'"
+    same "PROG -e 'setmetatable({}, {__gc = function() print \"collected\" end})'"
+    same "PROG -e 'setmetatable({}, {__gc = function() print \"collected\" end}) error \"x\"'"
+  end)
+
+  it("that a signal ends looks so from outside", function()
+    same "PROG -e 'os.execute(\"kill -TERM $PPID\")'; echo $?"
+  end)
+
+  it("finds 'arg' as LUA_INIT or -e left it", function()
+    same "PROG -e 'arg = nil' args.lua a"
+    same "PROG -e 'arg[1] = \"changed\" arg[2] = nil' args.lua a b"
+    same "PROG -e 'arg = setmetatable({}, {__len = function() error \"len\" end})' args.lua a b"
+  end)
+
+  it("with closed standard streams ends as under lua", function()
+    same "PROG -e 'print(1)' >&-; echo $? >&2"
+    same "PROG -e 'error(1)' 2>&-; echo $?"
+    same "PROG args.lua <&-"
+    same "PROG -e 'print(io.read())' <&-"
+    same "PROG -e 'print(1)' >/dev/full; echo $?"
+  end)
+end)
+
+describe("options", function()
+  it("-e runs a string, attached or not, several in order", function()
+    same "PROG -e 'print(1)' -e'print(2)' -e 'print(...)' args.lua a"
+    same "PROG -e 'print(1) error(\"x\")' -e 'print(2)'"
+    same "PROG -e 'x ='"
+    same "PROG -e ''"
+    same "PROG -e"
+    same "PROG -e -x"
+    same "PROG -e'-x'"
+    same "PROG -e '' -e"
+  end)
+
+  it("-l requires a module, under its name or another", function()
+    same "PROG -l mod -e 'print(mod.name, mod.answer)'"
+    same "PROG -lmod -e 'print(mod.answer)'"
+    same "PROG -l m=mod -e 'print(m.answer, mod)'"
+    same "PROG -l m= -e 'print(m)' 2>&1 | head -n 1"
+    same "PROG -l =mod -e 'print(_G[\"\"].answer)'"
+    same "PROG -l"
+    same "PROG -l broken"
+    same "PROG -l nomodule 2>&1 | head -n 1"
+  end)
+
+  it("-W turns warnings on", function()
+    same "PROG -W -e 'warn \"careful\"'"
+    same "PROG -e 'warn \"careful\"'"
+    same "PROG -e 'warn \"a\"' -W -e 'warn(\"b\", \"c\")'"
+    same "PROG -W -e 'setmetatable({}, {__gc = function() error \"in gc\" end}) collectgarbage()'"
+  end)
+
+  it("-E ignores the environment", function()
+    same "LUA_INIT='print(1)' PROG -E -e 'print(2)'"
+    same "LUA_PATH='x' PROG -E -e 'print(package.path)'"
+    same "LUA_CPATH_5_4='x;;' PROG -e 'print(package.cpath)'"
+    same "LUA_PATH='x;;y' PROG -e 'print(package.path)'"
+  end)
+
+  it("LUA_INIT_5_4 or LUA_INIT is run first, a file after @", function()
+    same "LUA_INIT='print(1)' PROG -e 'print(2)'"
+    same "LUA_INIT='print(1)' LUA_INIT_5_4='print(54)' PROG -e 'print(2)'"
+    same "LUA_INIT='@init.lua' PROG args.lua x"
+    same "LUA_INIT='@nofile.lua' PROG args.lua x"
+    same "LUA_INIT='error(\"in init\")' PROG args.lua x"
+    same "LUA_INIT='x =' PROG args.lua x"
+    same "LUA_INIT='' PROG args.lua x"
+    same "LUA_INIT='arg = {[0] = \"x\", \"y\"}' PROG args.lua x"
+  end)
+
+  it("end at the script, at - and at --", function()
+    same "PROG -- args.lua -e"
+    same "PROG args.lua -- -v"
+    same "PROG -W -- "
+    same "PROG -E -W -e 'print(1)' --"
+    same "echo 'print(arg[0], #arg)' | PROG -"
+    same "PROG </dev/null"
+    same "PROG -- </dev/null"
+  end)
+
+  it("that do not exist are refused with the usage on stderr", function()
+    for _, option in ipairs { "-x", "--x", "-ex", "-ix", "-vv", "-Ex", "-WW", "---", "-i-", "-e" } do
+      local mine, stock = mplua("PROG " .. option), run(STOCK, "PROG " .. option)
+      local function first(text) return text:match("^[^\n]*\n[^\n]*") end
+      assert.equal(stock.code, mine.code, option)
+      assert.equal(first(stock.err), first(mine.err), option)
+      assert.equal(stock.out, mine.out, option)
+    end
+    assert.matches("unrecognized option '%-x'\nusage: PROG %[options%] %[script %[args%]%]\n", mplua("PROG -x").err)
+    assert.equal(1, mplua("PROG -e 'print(1)' -x").code)
+    assert.equal("", mplua("PROG -e 'print(1)' -x").out)
+    assert.matches("'%-m' needs argument", mplua("PROG -m").err)
+  end)
+
+  it("-v prints the version, and what else there is runs", function()
+    assert.same({ out = "mplua 0.1.0 (Lua 5.4.4)\n", err = "", code = 0 }, mplua("PROG -v"))
+    assert.same({ out = "mplua 0.1.0 (Lua 5.4.4)\n", err = "", code = 0 }, mplua("PROG --version args.lua"))
+    assert.same({ out = "mplua 0.1.0 (Lua 5.4.4)\n1\n", err = "", code = 0 }, mplua("PROG -v -e 'print(1)'"))
+    assert.same({ out = "mplua 0.1.0 (Lua 5.4.4)\nshebang\n", err = "", code = 0 }, mplua("PROG -v shebang.lua"))
+  end)
+
+  it("-h and --help print the usage on stdout", function()
+    for _, option in ipairs { "-h", "--help", "-v -h", "-e 'error(1)' --help" } do
+      local r = mplua("PROG " .. option)
+      assert.equal(0, r.code)
+      assert.equal("", r.err)
+      assert.matches("^usage: PROG %[options%]", r.out)
+      for _, each in ipairs { "-e stat", "-i ", "-l mod", "-m mod", "-v ", "-E ", "-W ", "-h ", "-- ", "- " } do
+        assert.truthy(r.out:find("  " .. each, 1, true), each)
+      end
+    end
+  end)
+
+  it("-m runs a module as the script, with its file as arg[0]", function()
+    assert.same({ out = "sub\t./sub/init.lua\ta\tb\n", err = "", code = 0 }, mplua("PROG -m sub a b"))
+    local r = mplua("PROG -W -margs -e x")
+    assert.equal(0, r.code)
+    assert.matches("\n0\t%./args%.lua\n1\t%-e\n2\tx\n%.%.%.\t2\t%-e\tx\n$", r.out)
+    assert.matches("^%-2\tPROG\n%-1\t%-W\n", r.out)
+    assert.equal("1\n0\t./args.lua\n", mplua("PROG -e 'print(1)' -m args | head -n 7 | grep -E '^[01]'").out)
+    r = mplua("PROG -m fails")
+    assert.equal(1, r.code)
+    assert.matches("^PROG: %./fails%.lua:1: broken\nstack traceback:\n", r.err)
+    r = mplua("PROG -m no.such.module")
+    assert.equal(1, r.code)
+    assert.matches("^PROG: module 'no%.such%.module' not found:\n\tno file '", r.err)
+    assert.matches("bad%.lua:1: unexpected symbol", mplua("PROG -m bad").err)
+  end)
+end)
+
+describe("the prompt", function()
+  -- stock lua5.4 reads its lines by readline also when stdin is no terminal, and
+  -- readline echoes them; so what is expected is written out here.
+  local function prompt(lines, options)
+    write("in", lines)
+    local r = mplua(("PROG -i %s <in"):format(options or ""))
+    r.out = r.out:gsub("^mplua 0%.1%.0 %(Lua 5%.4%.4%)\n", "")
+    return r
+  end
+
+  it("prints what expressions return", function()
+    assert.same({ out = "> 3\n> 1\t2\n> > x\n> nil\n> \n", err = "", code = 0 },
+      prompt "1 + 2\n1, 2\ny = 'x'\n= y\nnil\n")
+    assert.equal("> > 7\n> \n", prompt("local z = 6\nlocal z = 6 print(z + 1)\n").out)
+  end)
+
+  it("goes on reading until a chunk is complete", function()
+    assert.equal("> >> >> 1\n2\n> \n", prompt("for i = 1, 2 do\nprint(i)\nend\n").out)
+    assert.equal("> >> 12\n> \n", prompt("= 1 ..\n2\n").out)
+    local r = prompt("for i = 1, 2 do\n")
+    assert.matches("'end' expected near <eof>", r.err)
+  end)
+
+  it("prints errors, with a traceback and without a name, and goes on", function()
+    local r = prompt "error 'oops'\nx = = 1\nerror {}\n1\n"
+    assert.equal("> > > > 1\n> \n", r.out)
+    assert.matches("^stdin:1: oops\nstack traceback:\n", r.err)
+    assert.matches("\nstdin:1: unexpected symbol near '='\n", r.err)
+    assert.matches("\n%(error object is a table value%)\n", r.err)
+    assert.equal(0, r.code)
+  end)
+
+  it("uses _PROMPT and _PROMPT2, whatever their type", function()
+    assert.equal("> $ 1\n$ +>1\n$ \n", prompt("_PROMPT, _PROMPT2 = '$ ', '+>'\n1\nprint(\n1)\n").out)
+    assert.equal("> 121\n12\n", prompt("_PROMPT = 12\n1\n").out)
+    assert.equal("> p1\np\n",
+      prompt("_PROMPT = setmetatable({}, {__tostring = function() return 'p' end})\n1\n").out)
+  end)
+
+  it("says so when print fails", function()
+    local r = prompt "print = nil\n1\n"
+    assert.matches("error calling 'print' %(attempt to call a nil value%)", r.err)
+    assert.equal(0, r.code)
+  end)
+
+  it("comes after the script, and ends by os.exit", function()
+    assert.equal("shebang\ta\n> \n", prompt("", "shebang.lua a").out)
+    assert.equal(1, prompt("", "fails.lua").code)
+    assert.equal("", prompt("", "fails.lua").out)
+    assert.equal(5, prompt("os.exit(5)\n").code)
+  end)
+
+  it("takes lines of any length", function()
+    local long = ("x"):rep(100000)
+    assert.equal("> > 100000\n> \n", prompt("s = '" .. long .. "'\n#s\n").out)
+  end)
+
+  it("is there when stdin is a terminal, with line editing", function()
+    local line = ("script -qec %s /dev/null"):format(T.quote(T.exe))
+    if not os.execute("command -v script >/dev/null") then pending("needs script(1)") end
+    write("in", "1 + 41\nio.stdout:write('ed', 'ited\\n')\nos.exit(9)\n")
+    local out, code = T.shell(("cd %s && (cat in; sleep 5) | TERM=dumb %s"):format(dir, line))
+    assert.matches("mplua 0%.1%.0 %(Lua 5%.4%.4%)", out)
+    assert.matches("\n42\r?\n", out)
+    assert.matches("\nedited\r?\n", out)
+    assert.equal(9, code)
+  end)
+end)
+
+describe("Ctrl-C", function()
+  -- The script says that it runs, the shell waits for that and sends the signal; the
+  -- first `answered` ones are answered by another line.
+  local function interrupt(exe, code, answered)
+    local line = ([[
+      mkfifo fifo; exec 3<>fifo
+      PROG -e %s >&3 2>err2 &
+      pid=$!
+      read -r ready <&3
+      for i in $(seq %d); do kill -INT $pid; read -r more <&3; done
+      kill -INT $pid; wait $pid; code=$?
+      exec 3>&-; rm fifo; cat err2; exit $code]]):format(T.quote(code), answered or 0)
+    return run(exe, line)
+  end
+
+  it("raises 'interrupted!' in Lua code and ends with 1", function()
+    local code = "print 'ready' io.stdout:flush() print(pcall(function() while true do end end)) "
+      .. "io.stdout:flush() error('after', 0)"
+    local mine, stock = interrupt(T.exe, code), interrupt(STOCK, code)
+    assert.same(stock, mine)
+    assert.equal(1, mine.code)
+    assert.matches("^PROG: after\n", mine.out)
+  end)
+
+  it("unwinds a whole program, with the message that lua prints", function()
+    local code = "io.write 'ready\\n' io.flush() local x <close> = setmetatable({}, {__close = function() "
+      .. "io.write 'closed\\n' io.flush() end}) while true do end"
+    local mine, stock = interrupt(T.exe, code), interrupt(STOCK, code)
+    assert.same(stock, mine)
+    assert.equal(1, mine.code)
+    assert.matches("interrupted!\nstack traceback:\n", mine.out)
+  end)
+
+  it("kills at the second time", function()
+    local code = "local function burn() io.write 'x\\n' io.flush() pcall(function() while true do end end) end "
+      .. "burn() burn() burn()"
+    local mine, stock = interrupt(T.exe, code, 1), interrupt(STOCK, code, 1)
+    assert.same(stock, mine)
+    assert.equal(130, mine.code)
+  end)
+end)
+
+describe("the library", function()
+  it("is there without any path, from any directory", function()
+    local r = mplua("cd / && env -i PROG -e 'print(type(require \"mp\"), package.loaded[\"mp.core\"] ~= nil)'")
+    assert.same({ out = "table\ttrue\n", err = "", code = 0 }, r)
+    assert.equal("table\n", mplua("env -i LUA_PATH=x LUA_CPATH=x PROG -e 'print(type(require \"mp\"))'").out)
+  end)
+
+  it("is not opened before it is required", function()
+    assert.equal("nil\tnil\n", mplua("PROG -e 'print(package.loaded.mp, package.loaded[\"mp.core\"])'").out)
+  end)
+
+  it("is one a state, also when it is taken out of package.loaded", function()
+    assert.equal("true\n", mplua([[PROG -e '
+      local mp = require "mp"
+      for name in pairs(package.loaded) do
+        if name:match("^mp") then package.loaded[name] = nil end
+      end
+      print(require "mp" == mp)']]).out)
+  end)
+
+  it("loads under stock lua5.4 as mp.so", function()
+    local out, code = T.shell(("cd / && env -i LUA_CPATH='%s/?.so' %s -e 'print(type(require \"mp\"))'")
+      :format(T.build, STOCK))
+    assert.equal("table\n", out)
+    assert.equal(0, code)
+  end)
+
+  it("reports its version", function()
+    assert.equal("0.1.0\n", mplua("PROG -e 'print(require(\"mp\").version)'").out)
+  end)
+end)
+
+describe("C modules of the system", function()
+  it("find Lua's functions in the command", function()
+    assert.equal("string\n", mplua("PROG -e 'print(type(require(\"lfs\").currentdir()))'").out)
+  end)
+end)
+
+describe("a large heap", function()
+  it("survives blocks that grow and shrink across every limit", function()
+    local r = T.mplua [[
+      local t = {}
+      for i = 1, 3000000 do t[i] = i end                 -- array part: 64 MiB
+      for i = 1, #t, 1000 do assert(t[i] == i) end
+      for i = #t, 1001, -1 do t[i] = nil end
+      t.x = 1 collectgarbage()
+      for i = 1, 1000 do assert(t[i] == i) end
+      local s = {}
+      for _, mib in ipairs { 1, 15, 16, 17, 31, 32, 33, 64 } do
+        local text = ("0123456789abcdef"):rep(mib * 65536 + 1)
+        assert(#text == mib * 1048576 + 16 and text:sub(-3) == "def")
+        s[#s + 1] = text
+        assert(text .. "x" ~= text)
+      end
+      s = nil collectgarbage()
+      assert(collectgarbage "count" < 10000)
+      local buffer = {}
+      for i = 1, 400 do buffer[i] = ("x"):rep(65536) end
+      assert(#table.concat(buffer) == 400 * 65536)
+      assert(not pcall(string.rep, "x", 1 << 50))
+      print "fine"]]
+    assert.same({ out = "fine\n", err = "", code = 0 }, r)
+  end)
+
+  it("is refused, not crashed, when there is no memory for it", function()
+    local r = T.mplua([[
+      local t = {}
+      print(pcall(function() while true do t[#t + 1] = ("x"):rep(20 << 20) .. #t end end))
+      t = nil
+      print(#("y"):rep(1 << 20))]], nil, { env = "ulimit -v 400000;" })
+    assert.same({ out = "false\tnot enough memory\n1048576\n", err = "", code = 0 }, r)
+  end)
+end)
