@@ -1,0 +1,81 @@
+/* A state's stay in a process: what the parts of the process binding share.
+ *
+ * A program is one Lua state in one process: the main program, or a child that was
+ * started by mp.Process.  It ends once, by lmp_program_end, in the process and the
+ * thread that it belongs to, whichever of the ways out comes first: mplua_shutdown,
+ * lua_close, exit(3).
+ */
+#ifndef LMP_PROCESS_H
+#define LMP_PROCESS_H
+#include "../os/proc.h"
+#include "lmp.h"
+#include <limits.h>
+#include <pthread.h>
+
+/* In the registry, a userdata.
+ * end: the coroutine that the end of the program runs on, which nothing else uses.
+ * member: of a child; NULL in a main program, which may not have joined.
+ * pid, thread: where it belongs.
+ * child: started by mp.Process.  parent, parent_word: of a child.
+ * over: its end has begun.
+ * sentinel: the newest object whose collection means that the state is closed. */
+struct lmp_program {
+  lua_State *end;
+  struct mp_member *member;
+  pid_t pid, parent;
+  uint32_t parent_word;
+  pthread_t thread;
+  bool child, over;
+  const void *sentinel;
+  struct lmp_program *next; /* the programs of this process */
+};
+
+struct lmp_program *lmp_program(lua_State *L);
+void lmp_push_core(lua_State *L);
+/* Makes the program of this state, `core` table on top; watches for exit(3). */
+void lmp_program_open(lua_State *L);
+/* This process is `p`'s now, all other programs stayed behind. */
+void lmp_program_settle(struct lmp_program *p);
+/* A new sentinel, so that its finalizer runs before those of all that is older. */
+void lmp_sentinel_renew(lua_State *L, struct lmp_program *p);
+/* Runs core.shutdown(code), once; LMP_NO_CODE in a main program.  False when Ctrl-C
+ * ended it in a child.  Raises nothing; other errors go to stderr. */
+#define LMP_NO_CODE INT_MIN
+bool lmp_program_end(struct lmp_program *p, int code);
+
+/* What a child needs to begin.  co: [handler, function, arguments]; end: a coroutine;
+ * both on the stack of L, which runs the call that forked. */
+struct lmp_start {
+  lua_State *L, *co, *end;
+  struct lmp_program *program;
+  struct mp_member *member;
+  struct mp_birth birth;
+  const char *name;
+  int nargs;
+  bool told;     /* the parent waits to hear of trouble */
+  int trouble[2];
+  pid_t parent;
+  uint32_t parent_word;
+  sigset_t mask; /* to be restored */
+};
+
+/* The message handler of a child's coroutine. */
+int lmp_child_error(lua_State *L);
+/* In the child, all signals blocked: its whole life. */
+void lmp_child_run(struct lmp_start *s) __attribute__((noreturn));
+/* Ends a child: the end of its program, flush, _exit. */
+void lmp_child_exit(struct lmp_program *p, int code) __attribute__((noreturn));
+/* `message` is what Ctrl-C raised. */
+bool lmp_child_interrupted(const char *message);
+
+/* The core's `exit`: os.exit without closing the state. */
+int lmp_exit(lua_State *L);
+
+/* Nonzero when this process was forked by mp, so that the state must not be closed.
+ * Else ends the program of L first, when it has one. */
+int lmp_closing(lua_State *L);
+
+/* Fills the core table on top with sleep, poll, monotonic. */
+void lmp_open_wait(lua_State *L);
+
+#endif

@@ -1,0 +1,82 @@
+/* Sleeping, and waiting for several descriptors. */
+#include "lprocess.h"
+#include <errno.h>
+#include <poll.h>
+#include <time.h>
+
+/* mp.monotonic() */
+static int monotonic(lua_State *L) {
+  lua_pushnumber(L, (lua_Number)mp_now() / 1e9);
+  return 1;
+}
+
+/* The end of the slice that begins now, `deadline` at the latest. */
+static mp_time slice_end(mp_time deadline) {
+  mp_time end = mp_now() + MP_SLICE_NS;
+  return end < deadline ? end : deadline;
+}
+
+/* mp.sleep(seconds): in slices, because a signal that comes just before the kernel's
+ * sleep begins would not end it. */
+static int sleep_for(lua_State *L) {
+  mp_time deadline = mp_deadline(luaL_checknumber(L, 1));
+  struct mp_member *m = lmp_member(L);
+  while (mp_now() < deadline) {
+    mp_time end = slice_end(deadline);
+    struct timespec t = {end / 1000000000, end % 1000000000};
+    mp_label(m, 0, MP_WAIT_SLEEP);
+    (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+    mp_unlabel(m);
+    lmp_pause(L, m);
+  }
+  return 0;
+}
+
+/* A slice of poll: its result, or -errno. */
+static int poll_slice(struct pollfd *fds, nfds_t n, mp_time deadline) {
+  mp_time left = slice_end(deadline) - mp_now();
+  struct timespec t = {0, 0};
+  if (left > 0) t.tv_nsec = (long)left;
+  int r = ppoll(fds, n, &t, NULL);
+  return r < 0 ? -errno : r;
+}
+
+/* core.poll(fds, timeout) -> array of the indices of those that are readable (or at
+ * their end), in order; empty when the time is over.  A bad descriptor raises. */
+static int poll_fds(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  mp_time deadline = lmp_deadline(L, 2);
+  struct mp_member *m = lmp_member(L);
+  lua_Integer n = luaL_len(L, 1);
+  struct pollfd *fds = lua_newuserdatauv(L, (size_t)(n > 0 ? n : 1) * sizeof *fds, 0);
+  for (lua_Integer i = 0; i < n; i++) {
+    lua_rawgeti(L, 1, i + 1);
+    fds[i] = (struct pollfd){(int)lua_tointeger(L, -1), POLLIN, 0};
+    lua_pop(L, 1);
+  }
+  int r;
+  for (;;) {
+    mp_label(m, 0, MP_WAIT_MANY);
+    r = poll_slice(fds, (nfds_t)n, deadline);
+    mp_unlabel(m);
+    if (r > 0 || (r == 0 && mp_now() >= deadline)) break;
+    if (r < 0 && r != -EINTR) return lmp_fail(L, -r, "wait for descriptors");
+    lmp_pause(L, m);
+  }
+  lua_createtable(L, r, 0);
+  for (lua_Integer i = 0, at = 0; i < n; i++) {
+    if (fds[i].revents & POLLNVAL)
+      return luaL_error(L, "descriptor %d (object %I) is not open", fds[i].fd, i + 1);
+    if (!fds[i].revents) continue;
+    lua_pushinteger(L, i + 1);
+    lua_rawseti(L, -2, ++at);
+  }
+  return 1;
+}
+
+void lmp_open_wait(lua_State *L) {
+  static const luaL_Reg functions[] = {
+    {"monotonic", monotonic}, {"sleep", sleep_for}, {"poll", poll_fds}, {NULL, NULL}
+  };
+  luaL_setfuncs(L, functions, 0);
+}
