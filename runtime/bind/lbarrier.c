@@ -138,6 +138,7 @@ static void init(void *p, void *arg) {
 }
 
 static int barrier_new(lua_State *L) {
+  lua_settop(L, 3);
   lua_Integer n = luaL_checkinteger(L, 1);
   luaL_argcheck(L, n >= 1 && n <= MP_BARRIER_MAX, 1, "number of parties expected, from 1 to 4095");
   if (!lua_isnoneornil(L, 2) && lua_type(L, 2) != LUA_TFUNCTION) {
