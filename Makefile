@@ -148,15 +148,16 @@ test:
 checks: $(CHECKS) $(FUZZERS)
 
 check: all checks $(SPEC_SO)
-	@sh .ci/check $(BUILD)
+	@bash .ci/check $(BUILD)
 
 bench: all
 	@if [ -f spec/bench/run.lua ]; then $(BUILD)/mplua spec/bench/run.lua; \
 	else echo 'there are no benchmarks yet (spec/bench/run.lua)'; fi
 
-lint: all
+lint:
 	@sh .ci/setup build lint
-	@sh .ci/lint $(BUILD) $(LUA_INC)
+	@$(MAKE) --no-print-directory all
+	@bash .ci/lint $(BUILD)
 
 asan:
 	@sh .ci/setup build test
@@ -165,7 +166,7 @@ asan:
 tsan:
 	@sh .ci/setup build
 	@$(MAKE) --no-print-directory BUILD=build/tsan SAN=thread checks
-	@sh .ci/check build/tsan --core
+	@bash .ci/check build/tsan --core
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
