@@ -362,7 +362,8 @@ const struct mp_field *mp_layout_find(const struct mp_layout *l, const char *nam
 
 /* ---- texts ---- */
 
-static uint64_t half_of(uint64_t word, uint32_t cap) {
+/* The half that holds the text of `word`. */
+static size_t half_of(uint64_t word, uint32_t cap) {
   return (word >> 32 & 1) * (mp_text_half(cap) / 8);
 }
 
@@ -410,7 +411,7 @@ void mp_record_load(const struct mp_layout *l, void *dst, const void *src) {
       copy_element(dst, src, f);
       continue;
     }
-    struct mp_text *to = (struct mp_text *)(void *)((char *)dst + f->at);
+    struct mp_text *to = (void *)((char *)dst + f->at);
     const void *from = (const char *)src + f->at;
     to->word = mp_text_load(from, f->cap, (void *)to->data);
   }
@@ -423,9 +424,8 @@ void mp_record_store(const struct mp_layout *l, void *dst, const void *src) {
       copy_element(dst, src, f);
       continue;
     }
-    const struct mp_text *from = (const struct mp_text *)(const void *)((const char *)src + f->at);
-    mp_text_store((struct mp_text *)(void *)((char *)dst + f->at), f->cap,
-                  (const char *)(from->data + half_of(from->word, f->cap)),
+    const struct mp_text *from = (const void *)((const char *)src + f->at);
+    mp_text_store((void *)((char *)dst + f->at), f->cap, mp_text_in(from, f->cap),
                   (uint32_t)from->word);
   }
 }

@@ -199,6 +199,11 @@ static inline uint32_t mp_text_size(uint32_t cap) {
 }
 /* Sets a text; len <= cap. */
 void mp_text_store(struct mp_text *t, uint32_t cap, const char *s, uint32_t len);
+/* Where the text begins that is there now; for one that nobody changes meanwhile. */
+static inline const char *mp_text_in(const struct mp_text *t, uint32_t cap) {
+  uint64_t word = atomic_load_explicit(&t->word, memory_order_relaxed);
+  return (const char *)t->data + (word >> 32 & 1) * mp_text_half(cap);
+}
 /* Copies a text to `buf` (mp_text_half(cap) bytes, at a multiple of 8); its length. */
 uint32_t mp_text_load(const struct mp_text *t, uint32_t cap, void *buf);
 
