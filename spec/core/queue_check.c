@@ -4,7 +4,7 @@
 #include "check.h"
 
 #define SOON (mp_deadline(10)) /* far more than any step needs */
-#define LARGE 20000            /* bytes: an item with a run of its own */
+#define LARGE 8400             /* bytes: an item with a run of its own */
 #define MEDIUM 700             /* bytes: the second one needs a new chunk */
 
 static struct mp_queue *queue, *second;
@@ -193,7 +193,7 @@ static void op_blocks(void) {
   for (size_t i = 0; i < 6; i++) {
     mp_ref r;
     mp_busy(&me);
-    if (mp_alloc(sizes[i], MP_KIND_RUN, true, me.word, &r) == 0) mp_free(&r, me.word);
+    if (mp_alloc(sizes[i], MP_KIND_RUN, sizes[i] < 1000, me.word, &r) == 0) mp_free(&r, me.word);
     mp_idle(&me);
   }
 }
