@@ -19,6 +19,7 @@ static int take(lua_State *L, struct lsync *s, struct mp_entry *x, mp_time deadl
   for (;;) {
     int e = take_once(s, x, deadline);
     if (e != EINTR) return e;
+    mp_semaphore_tend(semaphore(s), s->h.me);
     lsync_pause(L, s);
   }
 }

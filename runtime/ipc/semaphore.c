@@ -72,13 +72,18 @@ static bool set_owned(struct mp_semaphore *s, uint32_t own) {
 static void recount(struct mp_semaphore *s) {
   int64_t sum = mp_held_sum(mp_ref_of(s), 0);
   (void)set_owned(s, sum > 0 ? (uint32_t)sum : 0);
-  s->dirty = 0;
+  atomic_store_explicit(&s->dirty, 0, memory_order_relaxed);
+}
+
+static bool is_dirty(const struct mp_semaphore *s) {
+  return atomic_load_explicit(&s->dirty, memory_order_relaxed) != 0;
 }
 
 /* Takes guard, with everything it guards in order.  No lock may be held. */
 static void hold(struct mp_semaphore *s, struct mp_member *me) {
-  if (mp_lock_hold(&s->guard, me->word)) s->dirty = 1;
-  if (!s->dirty) return;
+  if (mp_lock_hold(&s->guard, me->word))
+    atomic_store_explicit(&s->dirty, 1, memory_order_relaxed);
+  if (!is_dirty(s)) return;
   mp_lock_release(&s->guard);
   mp_family_lock(me);
   (void)mp_lock_hold(&s->guard, me->word);
@@ -112,6 +117,12 @@ int mp_semaphore_own(struct mp_semaphore *s, struct mp_entry *x, struct mp_membe
   }
 }
 
+/* Each call looks at a few slots; all of them together take less than a millisecond. */
+void mp_semaphore_tend(const struct mp_semaphore *s, struct mp_member *me) {
+  if (owned(load(s)) == 0) return;
+  for (uint32_t seen = 0; seen < mp_slots_used(); seen += MP_LOOK_AROUND) mp_look_around(me);
+}
+
 int mp_semaphore_disown(struct mp_semaphore *s, struct mp_entry *x, struct mp_member *me) {
   hold(s, me);
   int32_t held = atomic_load_explicit(&x->held, memory_order_relaxed);
@@ -131,7 +142,7 @@ int mp_semaphore_disown(struct mp_semaphore *s, struct mp_entry *x, struct mp_me
 static void died(mp_ref obj, uint32_t word, struct mp_entry *x, struct mp_member *me) {
   struct mp_semaphore *s = mp_at(obj);
   bool holds = atomic_load_explicit(&x->held, memory_order_relaxed) != 0;
-  if (!holds && !s->dirty && !mp_lock_mine(&s->guard, word)) return;
+  if (!holds && !is_dirty(s) && !mp_lock_mine(&s->guard, word)) return;
   (void)mp_lock_hold(&s->guard, me->word);
   atomic_store_explicit(&x->held, 0, memory_order_relaxed);
   recount(s);

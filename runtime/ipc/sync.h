@@ -62,7 +62,8 @@ void mp_rlock_look(const struct mp_rlock *r, struct mp_look *look);
  *   high half `owned`, the permits that with and guard took.  Free are level - owned.
  *   Every change is one CAS of the whole word.
  * guard: held while `owned` and somebody's mp_entry.held change together.
- * dirty: 1 when a holder of guard died: `owned` must be counted anew.  Under guard.
+ * dirty: 1 when a holder of guard died: `owned` must be counted anew.  Written under
+ *   guard.
  * limit: the most that level - owned may become.  Never changes.
  * waiting: those who wait for a permit.
  *
@@ -79,7 +80,7 @@ struct mp_semaphore {
   struct mp_object o;
   _Atomic uint64_t state;
   struct mp_lock guard;
-  uint32_t dirty;
+  _Atomic uint32_t dirty;
   uint32_t limit;
   struct mp_waitq waiting;
 };
@@ -108,6 +109,9 @@ int mp_semaphore_give(struct mp_semaphore *s, uint32_t n);
  * ETIMEDOUT or EINTR.  No lock may be held. */
 int mp_semaphore_own(struct mp_semaphore *s, struct mp_entry *x, struct mp_member *me,
                      mp_time deadline, struct mp_look *look);
+/* After EINTR from a wait for a permit: when permits are owned, buries whoever died in
+ * the family, one of them may have owned some.  No lock may be held. */
+void mp_semaphore_tend(const struct mp_semaphore *s, struct mp_member *me);
 /* Gives it back.  0; EPERM: `x` has none; ERANGE: given back, but bare releases had
  * filled the semaphore already, so that nothing was added. */
 int mp_semaphore_disown(struct mp_semaphore *s, struct mp_entry *x, struct mp_member *me);

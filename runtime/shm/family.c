@@ -34,7 +34,6 @@ enum slot_state { FREE, BORN, LIVE, DONE, DEAD };
 #define GENERATIONS 0x7ffffu
 #define TABLE_BYTES 1024
 #define FIRST_TABLE_BYTES 256
-#define LOOK_AROUND 8 /* slots a slice */
 
 /* The family's page.  lock: the family lock; the rest is under it but for `deaths`
  * and `slots_used`, which are read by anyone. */
@@ -44,7 +43,7 @@ struct family {
   uint64_t serial;
   _Atomic uint32_t slots_used;
   _Atomic uint32_t deaths;
-  uint32_t first_free; /* no slot below it is free (a hint) */
+  _Atomic uint32_t first_free; /* no slot below it is free (a hint) */
   uint32_t started;
   unsigned char nonce[16];
 };
@@ -495,7 +494,7 @@ static bool wants_burial(uint32_t i, uint32_t *word) {
 void mp_look_around(struct mp_member *me) {
   static _Thread_local uint32_t at;
   uint32_t used = mp_slots_used(), word;
-  for (int i = 0; i < LOOK_AROUND && used > 1; i++) {
+  for (int i = 0; i < MP_LOOK_AROUND && used > 1; i++) {
     at = at % (used - 1) + 1;
     if (wants_burial(at, &word)) mp_bury(word, me, NULL);
   }

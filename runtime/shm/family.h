@@ -98,6 +98,7 @@ void mp_bury(uint32_t word, struct mp_member *me, int *exit);
 /* Looks at some slots in turn and buries the dead among them.  Called by those who
  * wait, once a slice.  No lock may be held. */
 void mp_look_around(struct mp_member *me);
+#define MP_LOOK_AROUND 8 /* so many slots a call */
 /* How many members died without closing; grows.  */
 uint32_t mp_deaths(void);
 

@@ -2,6 +2,7 @@
  * that work together, that are killed while they hold or wait, and that are killed
  * after every single instruction of an operation. */
 #include "ipc/sync.h"
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,8 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static struct mp_member me;
-static int failed, passed;
+static _Thread_local struct mp_member me;
+static _Atomic int failed, passed;
 
 #define CHECK(what)                                                            \
   do {                                                                         \
@@ -74,7 +75,8 @@ struct world {
 };
 
 static struct world w;
-static uint32_t entries[8], semaphore_entry;
+static uint32_t entries[8];
+static _Thread_local uint32_t semaphore_entry;
 static int nentries;
 
 struct counted {
@@ -412,6 +414,50 @@ static void check_event(void) {
   CHECK(mp_event_wait(v, mp_event_turns(v), MP_NEVER, &look) == ETIMEDOUT);
 }
 
+/* ---- as threads, for the thread sanitizer ----------------------------------------------------- */
+
+#define TURNS 2000
+
+static void thread_turn(uint32_t i) {
+  struct mp_look look = {0};
+  uint32_t place;
+  CHECK(WAIT(mp_rlock_take(the_lock(), me.word, SOON)) == 0);
+  uint32_t n = atomic_load_explicit(&w.count[0], memory_order_relaxed);
+  atomic_store_explicit(&w.count[0], n + 1, memory_order_relaxed);
+  mp_rlock_release(the_lock(), me.word);
+  CHECK(own() == 0);
+  CHECK(WAIT(mp_semaphore_take(the_semaphore(), SOON, &look)) == 0);
+  CHECK(mp_semaphore_give(the_semaphore(), 1) == 0);
+  CHECK(disown() == 0);
+  lock_condition();
+  mp_condition_notify(the_condition(), &me, 1);
+  if (i % 100 == 0) (void)condition_wait(mp_deadline(0.001));
+  unlock_condition();
+  CHECK(pass(SOON, &place) == 0);
+}
+
+static void *thread(void *arg) {
+  (void)arg;
+  CHECK(mp_member_open(&me, "thread") == 0);
+  CHECK(mp_refer(w.semaphore, &me, &semaphore_entry) == 0);
+  for (uint32_t i = 0; i < TURNS; i++) thread_turn(i);
+  mp_member_close(&me, -1);
+  return NULL;
+}
+
+/* 4 permits for 3 that take 2 each: they wait for one another, and one always can go
+ * on. */
+static void check_threads(void) {
+  pthread_t t[PARTIES];
+  reset_counts();
+  CHECK(mp_semaphore_give(the_semaphore(), 1) == 0);
+  for (int i = 0; i < PARTIES; i++) CHECK(pthread_create(&t[i], NULL, thread, NULL) == 0);
+  for (int i = 0; i < PARTIES; i++) pthread_join(t[i], NULL);
+  CHECK(atomic_load(&w.count[0]) == PARTIES * TURNS);
+  CHECK(mp_semaphore_try(the_semaphore()) == 0);
+  CHECK(mp_semaphore_value(the_semaphore()) == 3);
+}
+
 /* ---- killed after every instruction --------------------------------------------------------------- */
 
 static void (*crash_op)(void);
@@ -546,6 +592,7 @@ int main(void) {
   check_barrier();
   check_dead_party();
   check_event();
+  check_threads();
   crash_all("semaphore", op_semaphore, see_semaphore);
   crash_all("condition", op_condition, see_condition);
   crash_all("barrier", op_barrier, see_barrier);
