@@ -1,0 +1,36 @@
+--- mp: processes for Lua, and what they share.
+
+local core = require "mp.core"
+local log = require "mp.log"
+local process = require "mp.process"
+
+local mp = {
+  version = core.version,
+  null = core.null,
+  type = core.type,
+  marshal = core.marshal,
+
+  Process = process.Process,
+  current_process = process.current_process,
+  parent_process = process.parent_process,
+  active_children = process.active_children,
+  cpu_count = require "mp.cpus",
+  wait = require "mp.wait",
+  sleep = core.sleep,
+  monotonic = core.monotonic,
+  getpid = core.getpid,
+  log_to_stderr = log.log_to_stderr,
+  get_logger = log.get_logger,
+
+  JoinableQueue = core.Queue,
+  SimpleQueue = core.Queue,
+}
+
+for _, name in ipairs {
+  "Queue", "LifoQueue", "PriorityQueue", "Pipe", "Value", "Array", "RawValue", "RawArray",
+  "Struct", "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier",
+} do
+  mp[name] = core[name]
+end
+
+return mp

@@ -1,0 +1,521 @@
+--- Processes: the class, the children of this process, the end of a program.
+--
+-- An instance keeps what the library knows of it in one hidden table, `_mp`; all other
+-- fields are the script's. What only the kernel knows is behind `handle`, a userdata of
+-- the core. All of it is copied by a fork: `owner` tells in which process an object may
+-- act.
+
+local check = require "mp.check"
+local core = require "mp.core"
+local log = require "mp.log"
+
+local random, randomseed = math.random, math.randomseed
+local SIGINT, SIGKILL, SIGTERM = 2, 9, 15
+
+--- Seconds that a daemon has between SIGTERM and SIGKILL at the end of its parent.
+local DAEMON_GRACE = 5
+
+local process = {}
+
+-- Of this process; a child begins with its own. children, detached: the started ones
+-- that were not reaped, process -> its number. hooks: what at_exit was given.
+local current, parent
+local children, detached, hooks = {}, {}, {}
+local made, started = 0, 0
+local ended, given_up = false, false
+
+-- The hidden state ---------------------------------------------------------------
+
+local function new_state(class_name)
+  made = made + 1
+  local of = current and current._mp
+  local place = (of and of.place ~= "") and of.place .. ":" .. made or tostring(made)
+  return {
+    handle = core.process(), status = "initial", owner = core.getpid(), place = place,
+    index = made, name = class_name .. "-" .. place, daemon = of and of.daemon or false,
+    authkey = of and of.authkey, options = {},
+  }
+end
+
+local function state_of(self, method)
+  local state = type(self) == "table" and rawget(self, "_mp")
+  if not state then
+    check.raise("calling '%s' on bad self (mp.Process expected, got %s)", method,
+      self == nil and "no value" or check.typename(self))
+  end
+  return state
+end
+
+local function check_open(state)
+  if state.status == "closed" then check.raise("process '%s' is closed", state.name) end
+end
+
+-- Raises unless the object is a started child of this very process.
+local function check_child(state, verb)
+  check_open(state)
+  if state == current._mp then check.raise("cannot %s the current process", verb) end
+  if state.status == "parent" then
+    if verb ~= "join" then check.raise("can only %s a child process", verb) end
+  elseif state.owner ~= core.getpid() then
+    check.raise("can only %s a child process", verb)
+  elseif state.status == "initial" then
+    check.raise("can only %s a started process", verb)
+  end
+end
+
+-- Waits for the end and notes it; true when it has ended.
+local function reap(self, state, timeout)
+  if state.status == "stopped" then return true end
+  local code = core.wait(state.handle, timeout)
+  if not code then return false end
+  state.status, state.exitcode = "stopped", code
+  children[self], detached[self] = nil, nil
+  return true
+end
+
+local function reap_all()
+  if not core.any_ended() then return end
+  for self in pairs(children) do reap(self, self._mp, 0) end
+  for self in pairs(detached) do reap(self, self._mp, 0) end
+end
+
+-- Whether it has ended, seen from here.
+local function has_ended(self, state)
+  if state.status == "current" or state.status == "initial" then return false end
+  if state.owner ~= core.getpid() then return false end
+  return reap(self, state, 0)
+end
+
+-- Options -------------------------------------------------------------------------
+
+local function is(type_name)
+  return function(value) if type(value) ~= type_name then return type_name end end
+end
+
+local function whole(value, least)
+  return math.type(value) == "integer" and value >= least
+end
+
+local function is_stream(value)
+  if type(value) == "string" and value ~= "" and not value:find("\0", 1, true) then return end
+  if io.type(value) ~= "file" then return "path or open file" end
+end
+
+local known = {
+  target = function(value) if not check.callable(value) then return "function" end end,
+  args = is "table",
+  name = is "string",
+  daemon = is "boolean",
+  detach = is "boolean",
+  cpu = function(value)
+    local list = type(value) == "table" and value or { value }
+    for i = 1, #list do
+      if not whole(list[i], 0) then return "processor number or list of them" end
+    end
+    if #list == 0 then return "processor number or list of them" end
+  end,
+  nice = function(value) if not whole(value, -40) or value > 40 then return "integer from -40 to 40" end end,
+  memory = function(value) if not whole(value, 1) then return "positive number of bytes" end end,
+  stdin = is_stream, stdout = is_stream, stderr = is_stream,
+}
+
+local function pack_args(args)
+  local n = args.n
+  if math.type(n) ~= "integer" or n < 0 then n = #args end
+  return { n = n, table.unpack(args, 1, n) }
+end
+
+-- The table form, Process{ target = …, … }.
+local function apply_options(state, options)
+  check.options(1, "Process", options, known)
+  if options.daemon and options.detach then
+    check.arg_error(1, "Process", "a process cannot be both 'daemon' and 'detach'")
+  end
+  state.target, state.name = options.target, options.name or state.name
+  state.args = options.args and pack_args(options.args)
+  if options.daemon ~= nil then state.daemon = options.daemon end
+  if options.detach then state.daemon = false end
+  local cpu = options.cpu
+  state.options = {
+    detach = options.detach, nice = options.nice, memory = options.memory,
+    stdin = options.stdin, stdout = options.stdout, stderr = options.stderr,
+    cpu = type(cpu) == "number" and { cpu } or cpu,
+  }
+end
+
+-- The class -------------------------------------------------------------------------
+
+--- A process, not started yet.
+-- @type Process
+local Process = {}
+
+--- Called with the arguments of the constructor: `Process(f, ...)`, or
+-- `Process{ target = f, args = {...}, name =, daemon =, detach =, cpu =, nice =, memory =,
+-- stdin =, stdout =, stderr = }`. A subclass replaces it and need not call it.
+function Process:init(...)
+  local state = state_of(self, "init")
+  local first, n = ..., select("#", ...)
+  if n == 0 or (n == 1 and first == nil) then return end
+  if n == 1 and type(first) == "table" and not check.callable(first) then
+    return apply_options(state, first)
+  end
+  if not check.callable(first) then
+    check.arg_error(1, "Process", "function or table of options expected, got %s",
+      check.typename(first))
+  end
+  state.target, state.args = first, table.pack(select(2, ...))
+end
+
+--- What the process does: calls the target. A subclass replaces it.
+function Process:run()
+  local state = state_of(self, "run")
+  local target, args = state.target, state.args
+  if not target then return end
+  if args then target(table.unpack(args, 1, args.n)) else target() end
+end
+
+local bootstrap
+
+--- Starts the process, once.
+-- @raise when the system refuses: too many processes, a redirection that cannot be opened
+function Process:start()
+  local state = state_of(self, "start")
+  check_open(state)
+  if state.status ~= "initial" then
+    check.raise("cannot start process '%s' twice", state.name)
+  end
+  if state.owner ~= core.getpid() then
+    check.raise("can only start a process that was made by the current one")
+  end
+  reap_all()
+  state.pid = core.start(state.handle, state.name, state.options, bootstrap, self)
+  started = started + 1
+  state.status = "started"
+  if state.options.detach then detached[self] = started else children[self] = started end
+  state.target, state.args, state.options = nil, nil, {}
+end
+
+--- Waits for its end.
+-- @param timeout seconds; nil waits for ever, 0 does not wait
+-- @return whether it has ended
+function Process:join(timeout)
+  local state = state_of(self, "join")
+  check.arg(1, "join", timeout, "number", true)
+  check_child(state, "join")
+  return reap(self, state, timeout)
+end
+
+--- Whether it runs: was started and has not ended.
+function Process:is_alive()
+  local state = state_of(self, "is_alive")
+  check_open(state)
+  if state.status == "current" then return state == current._mp end
+  if state.status == "initial" then return false end
+  if state.owner ~= core.getpid() then check.raise("can only test a child process") end
+  return not reap(self, state, 0)
+end
+
+local function signalling(method, signal)
+  Process[method] = function(self)
+    local state = state_of(self, method)
+    check_child(state, method)
+    if state.status == "started" then core.signal(state.handle, signal) end
+  end
+end
+
+--- Sends it SIGTERM; nothing when it has ended.
+-- @function Process:terminate
+signalling("terminate", SIGTERM)
+--- Sends it SIGKILL; nothing when it has ended.
+-- @function Process:kill
+signalling("kill", SIGKILL)
+--- Sends it SIGINT, as Ctrl-C does; nothing when it has ended.
+-- @function Process:interrupt
+signalling("interrupt", SIGINT)
+
+--- Gives back what belongs to it; an error while it runs.
+function Process:close()
+  local state = state_of(self, "close")
+  if state.status == "closed" then return end
+  if state.status == "current" or state.status == "parent" then
+    check.raise("can only close a child process")
+  end
+  if state.status == "started" and not has_ended(self, state) then
+    check.raise("cannot close process '%s' while it is running; join or terminate it first",
+      state.name)
+  end
+  core.forget(state.handle)
+  state.status, state.target, state.args, state.options = "closed", nil, nil, {}
+end
+
+-- Joins at the end of a scope, terminates first when an error leaves it.
+function Process.__close(self, err)
+  local state = rawget(self, "_mp")
+  if not state or state.status ~= "started" or state.owner ~= core.getpid() then return end
+  if err ~= nil then
+    core.signal(state.handle, SIGTERM)
+    if not reap(self, state, DAEMON_GRACE) then core.signal(state.handle, SIGKILL) end
+  end
+  reap(self, state)
+end
+
+function Process.__tostring(self)
+  local state = rawget(self, "_mp")
+  local what = state.status
+  if what == "started" and has_ended(self, state) then what = "stopped" end
+  if what == "started" then what = ("started, pid %d"):format(state.pid) end
+  if what == "current" or what == "parent" then what = ("%s, pid %d"):format(what, state.pid) end
+  if what == "stopped" then
+    what = state.exitcode < 0 and ("stopped, signal %d"):format(-state.exitcode)
+      or ("stopped, exit code %d"):format(state.exitcode)
+  end
+  return ("mp.Process: %s (%s%s)"):format(state.name, what, state.daemon and ", daemon" or "")
+end
+
+-- Fields that are computed.
+local getters = {
+  name = function(_, state) return state.name end,
+  daemon = function(_, state) return state.daemon end,
+  authkey = function(_, state) return state.authkey end,
+  pid = function(_, state)
+    check_open(state)
+    return state.pid
+  end,
+  exitcode = function(self, state)
+    check_open(state)
+    if state.status == "started" then has_ended(self, state) end
+    return state.exitcode
+  end,
+  sentinel = function(self, state)
+    check_child(state, "watch")
+    has_ended(self, state)
+    return core.watch(state.handle, true)
+  end,
+}
+
+local setters = {
+  name = function(self, state, value)
+    if type(value) ~= "string" then
+      check.raise("field 'name' of a process: string expected, got %s", check.typename(value))
+    end
+    state.name = value
+    if self == current then core.name = value end
+  end,
+  daemon = function(_, state, value)
+    if type(value) ~= "boolean" then
+      check.raise("field 'daemon' of a process: boolean expected, got %s", check.typename(value))
+    end
+    if state.status ~= "initial" then
+      check.raise("field 'daemon' cannot be set: process '%s' has been started", state.name)
+    end
+    if value and state.options.detach then
+      check.raise("field 'daemon' cannot be set: process '%s' is detached", state.name)
+    end
+    state.daemon = value
+  end,
+  authkey = function(_, state, value)
+    if type(value) ~= "string" then
+      check.raise("field 'authkey' of a process: string expected, got %s", check.typename(value))
+    end
+    state.authkey = value
+  end,
+}
+
+-- What setmetatable gives to the instances of a class.
+local function instance_metatable(class)
+  return {
+    __name = "mp.Process",
+    __mp = "mp.Process",
+    __index = function(self, key)
+      local get = getters[key]
+      if get then return get(self, rawget(self, "_mp")) end
+      return class[key]
+    end,
+    __newindex = function(self, key, value)
+      local set = setters[key]
+      if set then return set(self, rawget(self, "_mp"), value) end
+      if getters[key] then check.raise("field '%s' of a process cannot be set", key) end
+      rawset(self, key, value)
+    end,
+    __close = function(self, err) return class.__close(self, err) end,
+    __tostring = function(self) return class.__tostring(self) end,
+  }
+end
+
+local function make_class(class, name, base)
+  local metatable = instance_metatable(class)
+  return setmetatable(class, {
+    __name = "mp.Process class",
+    __index = base,
+    __call = function(_, ...)
+      local self = setmetatable({ _mp = new_state(name) }, metatable)
+      self:init(...)
+      return self
+    end,
+    __tostring = function() return "mp.Process class: " .. name end,
+  })
+end
+
+--- Makes a subclass: redefine `run`, and `init` for constructor arguments of its own.
+-- @param name its name, the first part of the names of its processes
+function Process:extend(name)
+  if type(self) ~= "table" or rawget(self, "_mp") or not self.extend then
+    check.raise("calling 'extend' on bad self (mp.Process class expected)")
+  end
+  check.arg(1, "extend", name, "string")
+  return make_class({}, name, self)
+end
+
+process.Process = make_class(Process, "Process")
+
+-- A process that was not made by the constructor: the main one, the parent.
+local function known_process(fields)
+  local self = setmetatable({ _mp = fields }, instance_metatable(Process))
+  fields.options = {}
+  return self
+end
+
+-- This process ------------------------------------------------------------------------
+
+-- A stream of its own for a child: of what its parent would have drawn next, and of its
+-- number among its siblings. The parent's own stream is not touched, this is a copy.
+local function reseed(index)
+  if not randomseed then return end
+  local a, b = random(0), random(0)
+  local z = a + index * 0x9E3779B97F4A7C15
+  z = (z ~ (z >> 30)) * 0xBF58476D1CE4E5B9
+  z = (z ~ (z >> 27)) * 0x94D049BB133111EB
+  randomseed(z ~ (z >> 31), b)
+end
+
+-- The first thing that runs in a child, on its own coroutine. What the parent's object
+-- of this process becomes: the current process.
+bootstrap = function(self)
+  local state = self._mp
+  local before = current
+  children, detached, hooks = {}, {}, {}
+  made, started, ended, given_up = 0, 0, false, false
+  local handle, pid = core.parent()
+  parent = known_process {
+    handle = handle, pid = pid, name = before.name, daemon = before.daemon,
+    authkey = before.authkey, status = "parent", owner = core.getpid(), place = before._mp.place,
+  }
+  current = self
+  state.status, state.pid, state.owner = "current", core.getpid(), core.getpid()
+  core.name = state.name
+  if core.exit then rawset(os, "exit", core.exit) end
+  reseed(state.index)
+  log.info("child process calling self.run()")
+  self:run()
+end
+
+--- The process that calls it.
+function process.current_process() return current end
+
+--- The process that started this one; nil in the main one.
+-- @return Process with name, pid, is_alive() and join(timeout)
+function process.parent_process() return parent end
+
+-- Processes in the order in which they were started.
+local function in_order(set)
+  local list = {}
+  for self in pairs(set) do list[#list + 1] = self end
+  table.sort(list, function(a, b) return set[a] < set[b] end)
+  return list
+end
+
+--- The children of this process that run and are not detached; reaps those that ended.
+-- @return array of Processes
+function process.active_children()
+  core.member()
+  reap_all()
+  return in_order(children)
+end
+
+--- For mp.wait: what to watch, and whether it has ended already.
+function process.watch(self)
+  local state = self._mp
+  if state.status ~= "parent" then check_child(state, "wait for") end
+  if reap(self, state, 0) then return -1, true end
+  return core.watch(state.handle, false), false
+end
+
+-- The end of a program ------------------------------------------------------------------
+
+--- Has `f` called at the end of this process (not of its children), before its own
+-- children are ended; higher priorities first, then the latest first.
+-- @return function that takes the hook back
+function process.at_exit(priority, f)
+  local hook = { priority = priority, f = f }
+  local at = 1
+  while hooks[at] and hooks[at].priority > priority do at = at + 1 end
+  table.insert(hooks, at, hook)
+  return function() hook.f = nil end
+end
+
+local function is_interrupt(err)
+  return type(err) == "string" and err:find("interrupted!$") ~= nil
+end
+
+local function run_hooks()
+  while hooks[1] do
+    local hook = table.remove(hooks, 1)
+    if hook.f then
+      local ok, err = pcall(hook.f)
+      if not ok and is_interrupt(err) then error(err, 0) end
+      if not ok then core.write(2, ("Process %s: at its end: %s\n"):format(core.name, tostring(err))) end
+    end
+  end
+end
+
+local function join_logged(self, timeout)
+  log.info("calling join() for process %s", self.name)
+  return reap(self, self._mp, timeout)
+end
+
+local function end_daemons(daemons)
+  local deadline = core.monotonic() + DAEMON_GRACE
+  for _, self in ipairs(daemons) do
+    log.info("calling terminate() for daemon %s", self.name)
+    core.signal(self._mp.handle, SIGTERM)
+  end
+  for _, self in ipairs(daemons) do
+    if not join_logged(self, math.max(0, deadline - core.monotonic())) then
+      core.signal(self._mp.handle, SIGKILL)
+      reap(self, self._mp)
+    end
+  end
+end
+
+local function end_children()
+  local daemons, others = {}, {}
+  reap_all()
+  for _, self in ipairs(in_order(children)) do
+    local list = self.daemon and daemons or others
+    list[#list + 1] = self
+  end
+  end_daemons(daemons)
+  for _, self in ipairs(others) do join_logged(self) end
+end
+
+-- The end of this process, as far as it is Lua's: `code` is the exit code of a child.
+-- Called again it ends what was started since. Ctrl-C gives up the waiting; those that
+-- still run die with this process.
+function core.shutdown(code)
+  if given_up then return end
+  core.flush()
+  if not ended then log.info("process shutting down") end
+  ended, given_up = true, true
+  run_hooks()
+  if next(children) then end_children() end
+  given_up = false
+  if code then log.info("process exiting with exitcode %d", code) end
+end
+
+current = known_process {
+  handle = core.process(), pid = core.getpid(), name = "MainProcess", daemon = false, place = "",
+  authkey = core.random(32), status = "current", owner = core.getpid(),
+}
+core.name = "MainProcess"
+
+return process

@@ -1,0 +1,57 @@
+--- Waiting for several things at once.
+
+local check = require "mp.check"
+local core = require "mp.core"
+local process = require "mp.process"
+
+local queues = { ["mp.Queue"] = true, ["mp.LifoQueue"] = true, ["mp.PriorityQueue"] = true }
+
+local function queue_ready(queue)
+  return not queue:empty() or core.queue_over(queue)
+end
+
+-- How to wait for one object: a descriptor, whether it is ready already, and a function
+-- that tells whether it is when its descriptor says so (nil: the descriptor is right).
+local function watch(object, i)
+  if math.type(object) == "integer" then
+    if object >= 0 then return object, false end
+    check.arg_error(1, "wait", "object %d: a descriptor cannot be %d", i, object)
+  end
+  local kind = core.type(object)
+  if kind == "mp.Connection" then return core.conn_fd(object) end
+  if queues[kind] then return object:fileno(), queue_ready(object), queue_ready end
+  if kind == "mp.Process" then return process.watch(object) end
+  check.arg_error(1, "wait", "object %d: a Connection, Queue, Process or descriptor expected, got %s",
+    i, check.typename(object))
+end
+
+--- Waits until one of several objects is ready: a Connection has something to receive
+-- or is at its end, a Queue has an item or is shut down, a Process has ended, a
+-- descriptor is readable. (A Queue may be empty again when another consumer is quicker.)
+-- @param objects array of Connections, Queues, Processes and descriptors (integers)
+-- @param timeout seconds; nil waits for ever, 0 does not wait
+-- @return array of those that are ready, in the order of `objects`; empty on time-out
+local function wait(objects, timeout)
+  check.arg(1, "wait", objects, "table")
+  check.arg(2, "wait", timeout, "number", true)
+  local deadline = timeout and core.monotonic() + timeout
+  local fds, now, tests = {}, {}, {}
+  for i = 1, #objects do
+    fds[i], now[i], tests[i] = watch(objects[i], i)
+    if now[i] then timeout = 0 end
+  end
+  local ready
+  repeat
+    for _, i in ipairs(core.poll(fds, timeout)) do
+      now[i] = now[i] or not tests[i] or tests[i](objects[i])
+    end
+    ready = {}
+    for i = 1, #objects do
+      if now[i] then ready[#ready + 1] = objects[i] end
+    end
+    timeout = deadline and deadline - core.monotonic()
+  until #ready > 0 or (timeout and timeout <= 0)
+  return ready
+end
+
+return wait
