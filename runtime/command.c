@@ -359,7 +359,7 @@ static bool run_state(lua_State *L, struct command *c) {
   lua_pushlightuserdata(L, c);
   bool ok = report(L, c->name, lua_pcall(L, 1, 0, 0)) == LUA_OK && c->ok;
   if (!run_shutdown(L, c)) ok = false;
-  if (lmp_closing == NULL || !lmp_closing(L)) lua_close(L);
+  if (!lmp_closing(L)) lua_close(L);
   return ok;
 }
 

@@ -9,7 +9,7 @@ void __wrap_lua_close(lua_State *L);
  * in a forked child the finalizers and pending <close> variables of the parent must
  * not act. */
 void __wrap_lua_close(lua_State *L) {
-  if (lmp_closing == NULL || !lmp_closing(L)) __real_lua_close(L);
+  if (!lmp_closing(L)) __real_lua_close(L);
 }
 
 int main(int argc, char **argv) { return lmp_command(argc, argv, mp_heap_alloc); }

@@ -55,26 +55,21 @@ static void offer_modules(lua_State *L) {
   lua_pop(L, 1);
 }
 
-#pragma weak lmp_open_misc
-#pragma weak lmp_open_marshal
-#pragma weak lmp_open_queue
-#pragma weak lmp_open_sync
-#pragma weak lmp_open_cell
-#pragma weak lmp_open_conn
-#pragma weak lmp_open_process
-
 /* Pushes the core table. */
 static void push_core(lua_State *L) {
-  static void (*const parts[])(lua_State *) = {lmp_open_misc, lmp_open_marshal,
-    lmp_open_queue, lmp_open_sync, lmp_open_cell, lmp_open_conn, lmp_open_process};
   luaL_getsubtable(L, LUA_REGISTRYINDEX, opened_key);
   if (lua_getfield(L, -1, "mp.core") == LUA_TNIL) {
     lua_pop(L, 1);
     lua_newtable(L);
     lua_pushliteral(L, MPLUA_VERSION);
     lua_setfield(L, -2, "version");
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-      if (parts[i] != NULL) parts[i](L);
+    lmp_open_misc(L);
+    lmp_open_marshal(L);
+    lmp_open_queue(L);
+    lmp_open_sync(L);
+    lmp_open_cell(L);
+    lmp_open_conn(L);
+    lmp_open_process(L);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "mp.core");
   }

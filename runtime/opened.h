@@ -8,7 +8,7 @@ int lmp_shutdown(lua_State *L);
 
 /* Nonzero when this process was forked by mp, so that the state, which is its
  * parent's by right, must not be closed here. */
-int lmp_closing(lua_State *L) __attribute__((weak));
+int lmp_closing(lua_State *L);
 
 /* mplua_main; `alloc`, when not NULL, becomes the state's allocator.  It must be able
  * to go on with blocks that came from malloc. */
