@@ -1,0 +1,38 @@
+-- W9: memory of idle children.
+package.path = (arg[0]:match "^(.*)/" or ".") .. "/?.lua;" .. package.path
+local mp = require "mp"
+local lib = require "lib"
+
+local function smaps(pid, field)
+  for line in io.lines(("/proc/%d/smaps_rollup"):format(pid)) do
+    local kb = line:match("^" .. field .. ":%s*(%d+)")
+    if kb then return tonumber(kb) end
+  end
+  return -1
+end
+
+local function emit(tag, pids)
+  for short, field in pairs { pss = "Pss", rss = "Rss", private_dirty = "Private_Dirty" } do
+    local sum = 0
+    for _, pid in ipairs(pids) do sum = sum + smaps(pid, field) end
+    lib.report(("w9.%s.%s"):format(tag, short), sum / #pids, "KiB")
+  end
+end
+
+if lib.wanted "w9.child" then
+  local ps, pids, up = {}, {}, mp.Queue()
+  for i = 1, 8 do
+    ps[i] = mp.Process(function()
+      up:put(true)
+      mp.sleep(60)
+    end)
+    ps[i]:start()
+    pids[i] = ps[i].pid
+  end
+  for _ = 1, 8 do up:get() end
+  emit("child8", pids)
+  for _, p in ipairs(ps) do
+    p:kill()
+    p:join()
+  end
+end
