@@ -131,9 +131,10 @@ static void fill_record(lua_State *L, int idx, const struct lcell *type, void *r
   luaL_checkstack(L, 6, NULL);
   for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
     const struct mp_field *f = find(L, type, -2);
-    if (!f)
-      luaL_error(L, "mp.Struct has no field '%s' (its fields: %s)", luaL_tolstring(L, -2, NULL),
-                 field_names(L, l));
+    if (!f) {
+      const char *name = luaL_tolstring(L, -2, NULL);
+      luaL_error(L, "mp.Struct has no field '%s' (its fields: %s)", name, field_names(L, l));
+    }
     struct value v = field_value(L, lua_gettop(L), l, f);
     store_field(record, f, &v);
   }
