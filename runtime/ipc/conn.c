@@ -3,6 +3,7 @@
 #include "../os/fd.h"
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -104,6 +105,7 @@ struct attempt {
  * a sleep that turns out short says that looking would have paid after all. */
 static int wait_for(struct mp_look *look, bool (*test)(const void *), struct attempt *a,
                     short events, mp_time deadline) {
+  sched_yield(); /* it has just been tested */
   if (mp_look_for(look, test, a)) return 0;
   mp_time start = mp_now();
   int e = mp_fd_wait(a->c->fd, events, deadline);
@@ -233,6 +235,9 @@ int mp_conn_recv(struct mp_conn *c, uint64_t max, mp_time deadline, struct mp_ma
     return c->aside->len > max ? EMSGSIZE : 0;
   }
   *m = &c->in;
+  if (c->asked && deadline != MP_NEVER && c->look_in.budget_us == LOOK_FULL_US)
+    sched_yield(); /* who is to answer may be waiting for this processor */
+  c->asked = false;
   while (!try_pull(&a)) {
     if (deadline == MP_NEVER) return ETIMEDOUT;
     int e = wait_for(&c->look_in, try_pull, &a, POLLIN, deadline);
@@ -302,6 +307,7 @@ bool mp_conn_posted(struct mp_conn *c) {
   struct mp_post *p = &c->out;
   bool torn = p->busy && p->off > 0 && p->off < p->nhead + p->len;
   memset(p, 0, sizeof *p);
+  c->asked = true;
   return !torn;
 }
 

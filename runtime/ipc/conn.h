@@ -52,11 +52,12 @@ struct mp_post {
 };
 
 /* fd: -1 once closed.  max: the longest message that is received.  in: the message
- * that is arriving.  aside, last, ahead: whole ones that came before it, and their
+ * that is arriving.  asked: something was sent since the last recv: an answer is
+ * likely, and not there yet.  aside, last, ahead: whole ones that came before it, and their
  * bytes. */
 struct mp_conn {
   int fd;
-  bool readable, writable;
+  bool readable, writable, asked;
   struct mp_look look_in, look_out;
   uint64_t max;
   struct mp_mail in;
