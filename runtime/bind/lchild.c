@@ -109,10 +109,10 @@ static int settle(struct lmp_start *s, int status) {
 /* ---- life -------------------------------------------------------------------------- */
 
 /* What stdio holds is the parent's: input that it has read ahead, output that it could
- * not write. */
+ * not write.  A stream that was not used is not touched: that would copy its page. */
 static void forget_stdio(void) {
-  __fpurge(stdin);
-  clearerr(stdin);
+  if (__fbufsize(stdin)) __fpurge(stdin);
+  if (feof(stdin) || ferror(stdin)) clearerr(stdin);
   if (__fpending(stdout)) __fpurge(stdout);
   if (__fpending(stderr)) __fpurge(stderr);
 }
@@ -139,11 +139,10 @@ static void set_up(struct lmp_start *s) {
 
 static void adopt(struct lmp_start *s) {
   struct lmp_program *p = s->program;
-  p->end = s->end;
   p->member = s->member;
   p->parent = s->parent;
   p->parent_word = s->parent_word;
-  lmp_program_settle(p);
+  lmp_program_settle(s->L, p);
   base_co = s->co;
   lua_rawgeti(s->L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   main_co = lua_tothread(s->L, -1);
@@ -158,7 +157,7 @@ void lmp_child_run(struct lmp_start *s) {
   put_off_collection(s->co);
   watch_sigint();
   (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
-  int code = settle(s, lua_pcall(s->co, s->nargs, 0, 1));
+  int code = settle(s, lua_pcall(s->co, s->nargs, 0, 2));
   lmp_child_exit(s->program, code);
 }
 

@@ -135,7 +135,34 @@ static void watch_exit(void) {
   (void)on_exit(on_exit_of_process, NULL);
 }
 
-void lmp_program_settle(struct lmp_program *p) {
+/* Room for what the library itself calls in a child, so that the stack need not grow
+ * there: to ask malloc for a large block is to have it put all the small ones in order,
+ * and that is to write to every page shared with the parent. */
+#define CHILD_STACK 160
+
+static lua_State *new_coroutine(lua_State *L, int place) {
+  lua_State *co = lua_newthread(L);
+  luaL_checkstack(co, CHILD_STACK, NULL);
+  lua_setiuservalue(L, -2, place);
+  return co;
+}
+
+void lmp_program_prepare(lua_State *L, struct lmp_program *p) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &program_key);
+  if (!p->next_co) p->next_co = new_coroutine(L, LMP_NEXT_CO);
+  if (!p->next_end) p->next_end = new_coroutine(L, LMP_NEXT_END);
+  lua_sethook(p->next_co, lua_gethook(L), lua_gethookmask(L), lua_gethookcount(L));
+  lua_pop(L, 1);
+}
+
+static void move_coroutine(lua_State *L, int from, int to) {
+  lua_getiuservalue(L, -1, from);
+  lua_setiuservalue(L, -2, to);
+  lua_pushnil(L);
+  lua_setiuservalue(L, -2, from);
+}
+
+void lmp_program_settle(lua_State *L, struct lmp_program *p) {
   programs_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
   p->next = NULL;
   programs = p;
@@ -143,6 +170,12 @@ void lmp_program_settle(struct lmp_program *p) {
   p->thread = pthread_self();
   p->child = true;
   p->over = false;
+  p->end = p->next_end;
+  p->next_co = p->next_end = NULL;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &program_key);
+  move_coroutine(L, LMP_NEXT_CO, LMP_BASE);
+  move_coroutine(L, LMP_NEXT_END, LMP_END);
+  lua_pop(L, 1);
   watch_exit();
 }
 
@@ -159,14 +192,14 @@ static int program_gc(lua_State *L) {
 }
 
 void lmp_program_open(lua_State *L) {
-  struct lmp_program *p = lua_newuserdatauv(L, sizeof *p, 1);
+  struct lmp_program *p = lua_newuserdatauv(L, sizeof *p, LMP_NEXT_END);
   memset(p, 0, sizeof *p);
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, program_gc);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
   p->end = lua_newthread(L);
-  lua_setiuservalue(L, -2, 1);
+  lua_setiuservalue(L, -2, LMP_END);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &program_key);
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &core_key);

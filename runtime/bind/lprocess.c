@@ -125,16 +125,19 @@ static void open_streams(lua_State *L, int spec, const char *name, struct mp_bir
   }
 }
 
-/* The two coroutines of the child, made while an error can still be raised.  The
- * arguments from `first` on are moved to the first. */
-static void push_coroutines(lua_State *L, struct lmp_start *s, int first) {
+/* Moves the function and the arguments from `first` on to the child's coroutine, while
+ * an error can still be raised. */
+static void fill_coroutine(lua_State *L, struct lmp_start *s, int first) {
+  lmp_program_prepare(L, s->program);
+  s->co = s->program->next_co;
   s->nargs = lua_gettop(L) - first;
-  s->co = lua_newthread(L);
+  lua_settop(s->co, 0); /* what an error has left there */
   luaL_checkstack(s->co, s->nargs + 8, "too many arguments");
-  lua_pushcfunction(s->co, lmp_child_error);
+  lua_pushthread(L);
   lua_insert(L, first);
-  lua_xmove(L, s->co, s->nargs + 1);
-  s->end = lua_newthread(L);
+  lua_pushcfunction(L, lmp_child_error);
+  lua_insert(L, first + 1);
+  lua_xmove(L, s->co, s->nargs + 3);
 }
 
 /* The fork, between two lines that nothing may interrupt.  0 or errno; in the child it
@@ -185,7 +188,7 @@ static int start_process(lua_State *L) {
   s.program = lmp_program(L);
   s.program->thread = pthread_self();
   lmp_sentinel_renew(L, s.program);
-  push_coroutines(L, &s, 4);
+  fill_coroutine(L, &s, 4);
   lua_pushfstring(L, "start process '%s'", s.name);
   open_streams(L, 3, s.name, &s.birth);
   int e = start(&s, &pid, &word);
@@ -371,10 +374,9 @@ static int member(lua_State *L) {
 /* mp.type(x): the kind of an mp object, or nil */
 static int type_of(lua_State *L) {
   luaL_checkany(L, 1);
-  const struct lmp_handle *h = lua_touserdata(L, 1);
-  if (h && lua_type(L, 1) == LUA_TUSERDATA && lua_rawlen(L, 1) >= sizeof *h &&
-      h->tag >= lmp_tags && h->tag < lmp_tags + LMP_KINDS) {
-    lua_pushstring(L, lmp_kind_name((int)(h->tag - lmp_tags)));
+  int kind = lmp_kind(L, 1);
+  if (kind >= 0) {
+    lua_pushstring(L, lmp_kind_name(kind));
     return 1;
   }
   if (lua_type(L, 1) != LUA_TTABLE || !lua_getmetatable(L, 1)) return 0;

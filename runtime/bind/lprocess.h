@@ -12,15 +12,18 @@
 #include <limits.h>
 #include <pthread.h>
 
-/* In the registry, a userdata.
- * end: the coroutine that the end of the program runs on, which nothing else uses.
+/* In the registry, a userdata.  Coroutines are its user values.
+ * end: what the end of the program runs on, which nothing else uses.
+ * next_co, next_end: for the next child, which finds them in its copy of the state and
+ *   uses them up: what it runs on, and its `end`.  NULL until they are needed.
  * member: of a child; NULL in a main program, which may not have joined.
  * pid, thread: where it belongs.
  * child: started by mp.Process.  parent, parent_word: of a child.
  * over: its end has begun.
  * sentinel: the newest object whose collection means that the state is closed. */
+enum { LMP_END = 1, LMP_BASE, LMP_NEXT_CO, LMP_NEXT_END };
 struct lmp_program {
-  lua_State *end;
+  lua_State *end, *next_co, *next_end;
   struct mp_member *member;
   pid_t pid, parent;
   uint32_t parent_word;
@@ -34,8 +37,11 @@ struct lmp_program *lmp_program(lua_State *L);
 void lmp_push_core(lua_State *L);
 /* Makes the program of this state, `core` table on top; watches for exit(3). */
 void lmp_program_open(lua_State *L);
-/* This process is `p`'s now, all other programs stayed behind. */
-void lmp_program_settle(struct lmp_program *p);
+/* Makes next_co and next_end if there are none.  Raises. */
+void lmp_program_prepare(lua_State *L, struct lmp_program *p);
+/* This process is `p`'s now, all other programs stayed behind; it runs on its next_co.
+ * Needs 3 places on the stack of L, and no memory. */
+void lmp_program_settle(lua_State *L, struct lmp_program *p);
 /* A new sentinel, so that its finalizer runs before those of all that is older. */
 void lmp_sentinel_renew(lua_State *L, struct lmp_program *p);
 /* Runs core.shutdown(code), once; LMP_NO_CODE in a main program.  False when Ctrl-C
@@ -43,10 +49,10 @@ void lmp_sentinel_renew(lua_State *L, struct lmp_program *p);
 #define LMP_NO_CODE INT_MIN
 bool lmp_program_end(struct lmp_program *p, int code);
 
-/* What a child needs to begin.  co: [handler, function, arguments]; end: a coroutine;
- * both on the stack of L, which runs the call that forked. */
+/* What a child needs to begin.  L runs the call that forked; co, the program's next_co:
+ * [L, handler, function, arguments]: it keeps L alive, on whose C frame the child lives. */
 struct lmp_start {
-  lua_State *L, *co, *end;
+  lua_State *L, *co;
   struct lmp_program *program;
   struct mp_member *member;
   struct mp_birth birth;

@@ -1,4 +1,5 @@
 /* Sleeping, and waiting for several descriptors. */
+#include "../ipc/queue.h"
 #include "lprocess.h"
 #include <errno.h>
 #include <poll.h>
@@ -74,9 +75,19 @@ static int poll_fds(lua_State *L) {
   return 1;
 }
 
+/* core.queue_over(queue): it was shut down, so that a get does not wait */
+static int queue_over(lua_State *L) {
+  int kind = lmp_kind(L, 1);
+  luaL_argexpected(L, kind >= MP_KIND_QUEUE && kind <= MP_KIND_PRIORITY, 1, "mp.Queue");
+  const struct lmp_handle *h = lmp_check(L, 1, kind);
+  lua_pushboolean(L, mp_queue_is_shut(mp_at(h->obj)));
+  return 1;
+}
+
 void lmp_open_wait(lua_State *L) {
   static const luaL_Reg functions[] = {
-    {"monotonic", monotonic}, {"sleep", sleep_for}, {"poll", poll_fds}, {NULL, NULL}
+    {"monotonic", monotonic}, {"sleep", sleep_for}, {"poll", poll_fds},
+    {"queue_over", queue_over}, {NULL, NULL}
   };
   luaL_setfuncs(L, functions, 0);
 }
