@@ -196,9 +196,9 @@ static int encode_long(lua_State *L, size_t n) {
 
 /* encode(v) -> string */
 static int l_encode(lua_State *L) {
-  luaL_checkany(L, 1);
-  lua_settop(L, 1);
-  if (lua_type(L, 1) == LUA_TSTRING && lua_rawlen(L, 1) >= LONG_STRING)
+  int type = lua_type(L, 1);
+  if (type == LUA_TNONE) luaL_checkany(L, 1);
+  if (type == LUA_TSTRING && lua_rawlen(L, 1) >= LONG_STRING)
     return encode_long(L, lua_rawlen(L, 1));
   struct lmp_pack *p = pack_of(L, lua_touserdata(L, lua_upvalueindex(1)));
   lmp_encode(L, 1, p, LMP_STRING);

@@ -16,8 +16,7 @@ enum phase {
   KEY,      /* that key itself */
   METATABLE,
   UPVALUES,
-  USERVALUE,
-  END
+  USERVALUE
 };
 
 /* What has to be done before an attempt can succeed. */
@@ -170,7 +169,6 @@ static void add_step(const struct enc *e, struct path *p, size_t frame) {
   case METATABLE: wrap(p, "metatable of "); break;
   case UPVALUES: add_upvalue(e, p, frame); break;
   case USERVALUE: wrap(p, "user value of "); break;
-  case END: break;
   }
 }
 
@@ -433,7 +431,7 @@ static inline struct enc_frame *enter(struct enc *e, enum phase phase) {
   struct enc_frame *f = &e->m->frames[e->depth++];
   f->phase = (unsigned char)phase;
   f->i = f->n = f->count = 0;
-  f->has_meta = f->skip = f->begun = 0;
+  f->has_meta = f->skip = f->first = f->begun = 0;
   return f;
 }
 
@@ -483,15 +481,10 @@ static inline void put_table_head(struct enc *e, struct enc_frame *f, int form) 
   e->p->len += n;
 }
 
-/* Pushes the key that comes before the first record, and finds out whether there are
- * records.  The slots are then [table][key]. */
-static inline bool begin_records(struct enc *e, struct enc_frame *f, int t) {
-  lua_State *L = e->L;
+/* Pushes the key that comes before the first record. */
+static inline void push_start(lua_State *L, const struct enc_frame *f) {
   if (f->n == 0 || f->skip) lua_pushnil(L);
   else lua_pushinteger(L, (lua_Integer)f->n);
-  if (!lua_next(L, t)) return false;
-  lua_pop(L, 2);
-  return true;
 }
 
 static void open_fresh_table(struct enc *e, const void *p) {
@@ -504,9 +497,18 @@ static void open_fresh_table(struct enc *e, const void *p) {
     f->has_meta = 1;
     lua_pop(L, 1);
   }
-  bool records = begin_records(e, f, t);
-  put_table_head(e, f, !records ? TAG_LIST : f->n == 0 ? TAG_REC : TAG_MIXED);
-  lua_pushnil(L);
+  push_start(L, f);
+  if (!lua_next(L, t)) {
+    put_table_head(e, f, TAG_LIST);
+    lua_pushnil(L);
+  } else if (f->n == 0) { /* the walk has begun */
+    put_table_head(e, f, TAG_REC);
+    f->phase = RECORDS;
+    f->first = 1;
+  } else {
+    put_table_head(e, f, TAG_MIXED);
+    lua_pop(L, 1);
+  }
 }
 
 static void open_table(struct enc *e) {
@@ -649,7 +651,7 @@ static int put_floats(struct enc *e, int t, uint64_t i, uint64_t n) {
   return k;
 }
 
-/* What comes after the elements or records. */
+/* The elements and records are written. */
 static inline void after_records(struct enc *e, struct enc_frame *f) {
   if (f->count_at) {
     unsigned char c = (unsigned char)f->count;
@@ -661,7 +663,8 @@ static inline void after_records(struct enc *e, struct enc_frame *f) {
     }
     e->p->data[f->count_at] = c;
   }
-  f->phase = f->has_meta ? METATABLE : END;
+  if (f->has_meta) f->phase = METATABLE;
+  else leave(e);
 }
 
 /* Writes elements until one is an object, which is left on top (true), or there are
@@ -684,8 +687,7 @@ static bool elements(struct enc *e) {
   }
   if (f->count_at) {
     lua_pop(L, 1);
-    if (n == 0 || f->skip) lua_pushnil(L);
-    else lua_pushinteger(L, (lua_Integer)n);
+    push_start(L, f);
     f->phase = RECORDS;
   } else
     after_records(e, f);
@@ -702,7 +704,8 @@ static bool records(struct enc *e) {
   lua_State *L = e->L;
   struct enc_frame *f = &e->m->frames[e->depth - 1];
   int t = slot(e);
-  while (lua_next(L, t)) {
+  while (f->first || lua_next(L, t)) {
+    f->first = 0;
     if (f->skip && is_element(L, -2, f->n)) {
       lua_pop(L, 1);
       continue;
@@ -818,7 +821,7 @@ static bool upvalues(struct enc *e) {
     if (!put_scalar(e, -1, lua_type(L, -1))) return true;
     lua_pop(L, 1);
   }
-  f->phase = END;
+  leave(e);
   return false;
 }
 
@@ -927,12 +930,14 @@ static void open_userdata(struct enc *e) {
 /* ---- the loop ------------------------------------------------------------------ */
 
 /* Writes the object on top, or makes a frame of it. */
-static void open_value(struct enc *e) {
-  switch (lua_type(e->L, -1)) {
-  case LUA_TTABLE:
+static inline void open_value(struct enc *e) {
+  int type = lua_type(e->L, -1);
+  if (type == LUA_TTABLE) {
     if (e->depth && e->m->frames[e->depth - 1].phase == METATABLE) open_metatable(e);
     else open_table(e);
-    break;
+    return;
+  }
+  switch (type) {
   case LUA_TFUNCTION: open_function(e); break;
   case LUA_TUSERDATA: open_userdata(e); break;
   case LUA_TTHREAD: refuse(e, "a thread", ""); break;
@@ -945,7 +950,7 @@ static bool companion(struct enc *e, struct enc_frame *f) {
   lua_State *L = e->L;
   int t = slot(e);
   if (f->begun) {
-    f->phase = END;
+    leave(e);
     return false;
   }
   f->begun = 1;
@@ -958,16 +963,21 @@ static bool companion(struct enc *e, struct enc_frame *f) {
 /* Goes on with the innermost container; true when an object is on top. */
 static inline bool step(struct enc *e) {
   struct enc_frame *f = &e->m->frames[e->depth - 1];
-  switch ((enum phase)f->phase) {
-  case ELEMENTS: return elements(e);
-  case RECORDS: return records(e);
-  case KEY: return after_key(e);
-  case METATABLE:
-  case USERVALUE: return companion(e, f);
-  case UPVALUES: return upvalues(e);
-  case END: leave(e);
-  }
-  return false;
+  unsigned phase = f->phase; /* not a switch: the first two are nearly all there is */
+  if (phase == RECORDS) return records(e);
+  if (phase == ELEMENTS) return elements(e);
+  if (phase == KEY) return after_key(e);
+  if (phase == UPVALUES) return upvalues(e);
+  return companion(e, f);
+}
+
+/* A value by itself: a string has no number. */
+static inline bool encode_scalar(struct enc *e, int idx, int type) {
+  if (type != LUA_TSTRING) return put_scalar(e, idx, type);
+  size_t n;
+  const char *s = lua_tolstring(e->L, idx, &n);
+  put_bytes(e, s, n);
+  return true;
 }
 
 /* The object on top and all that is in it. */
@@ -991,15 +1001,6 @@ static enum retry encode_object(struct enc *e) {
   }
 }
 
-/* A value by itself: a string has no number. */
-static bool encode_scalar(struct enc *e, int type) {
-  if (type != LUA_TSTRING) return put_scalar(e, -1, type);
-  size_t n;
-  const char *s = lua_tolstring(e->L, -1, &n);
-  put_bytes(e, s, n);
-  return true;
-}
-
 /* Does what an attempt asked for.  It may run finalizers, which may encode: what the
  * pack has got is put aside meanwhile. */
 static void prepare(struct enc *e, enum retry what) {
@@ -1018,26 +1019,44 @@ static void prepare(struct enc *e, enum retry what) {
   free(a);
 }
 
-void lmp_encode(lua_State *L, int idx, struct lmp_pack *p, unsigned mode) {
-  size_t start = p->len;
+/* The object at `idx`, in as many attempts as it takes. */
+static void encode_here(struct enc *e, int idx) {
+  lua_State *L = e->L;
+  struct lmp_pack *p = e->p;
+  size_t len = p->len;
   uint32_t nrefs = p->nrefs, nfds = p->nfds;
-  bool searched = false;
-  if (!lua_checkstack(L, 32)) luaL_error(L, "stack overflow");
-  lua_pushvalue(L, idx);
   int top = lua_gettop(L);
+  lua_pushvalue(L, idx);
   for (;;) {
-    struct enc e = {.L = L, .m = (struct marshal *)p, .p = p, .mode = mode, .base = top,
-                    .start = start, .searched = searched};
-    if ((mode & LMP_MODE) != LMP_FAMILY) put_byte(&e, TAG_MAGIC);
-    if (encode_scalar(&e, lua_type(L, top))) break;
-    enum retry what = encode_object(&e);
-    if (what == DONE) break;
-    lua_settop(L, top);
-    p->len = start;
+    enum retry what = encode_object(e);
+    if (what == DONE) return;
+    lua_settop(L, top + 1);
+    p->len = len;
     p->nrefs = nrefs;
     p->nfds = nfds;
-    prepare(&e, what);
-    searched |= what == SEARCH_NAMES;
+    prepare(e, what);
+    e->searched |= what == SEARCH_NAMES;
+    e->depth = e->spilled = 0;
+    e->nstr = 0;
+    e->retry = DONE;
   }
-  lua_settop(L, top - 1);
+}
+
+void lmp_encode(lua_State *L, int idx, struct lmp_pack *p, unsigned mode) {
+  struct enc e;
+  e.L = L;
+  e.p = p;
+  e.start = p->len;
+  e.nstr = 0;
+  if (!lua_checkstack(L, 32)) luaL_error(L, "stack overflow");
+  if ((mode & LMP_MODE) != LMP_FAMILY) put_byte(&e, TAG_MAGIC);
+  e.m = (struct marshal *)p;
+  e.depth = e.spilled = 0; /* what an error needs */
+  e.mode = mode;
+  if (encode_scalar(&e, idx, lua_type(L, idx))) return;
+  e.base = lua_gettop(L) + 1;
+  e.nonce = NULL;
+  e.retry = DONE;
+  e.searched = false;
+  encode_here(&e, idx);
 }

@@ -136,16 +136,17 @@ struct seen_str {
 
 /* A container that is being written.  at: of its tag.  count_at: where the number
  * of records goes, 0 for none.  i, n: element or upvalue reached, and the last.
- * skip: the walk through the records meets the elements again. begun: its companion
+ * skip: the walk through the records meets the elements again.  first: the first
+ * record is on the stack already.  begun: its companion
  * (metatable, user value) was written. */
 struct enc_frame {
   uint64_t i, n;
   size_t at, count_at;
   uint64_t count;
-  unsigned char phase, has_meta, skip, begun;
+  unsigned char phase, has_meta, skip, first, begun;
 };
 
-enum { SEEN_STR_BITS = 8 };
+enum { SEEN_STR_BITS = 9 };
 
 /* Bytes of a pack that are put aside while names are searched. */
 struct aside {
