@@ -6,7 +6,7 @@
 static struct lsync *check(lua_State *L) { return lmp_check(L, 1, MP_KIND_BARRIER); }
 static struct mp_barrier *barrier(const struct lsync *s) { return mp_at(s->h.obj); }
 
-/* ---- waiting ---------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------- */
 
 static int result(lua_State *L, int e, uint32_t place) {
   if (e) return lmp_code(L, "broken");
@@ -79,7 +79,7 @@ static int barrier_wait(lua_State *L) {
   return result(L, e, place);
 }
 
-/* ---- the rest ------------------------------------------------------------------------------ */
+/* ---- the rest -------------------------------------------------------------------------- */
 
 static int barrier_reset(lua_State *L) {
   struct lsync *s = check(L);
@@ -103,7 +103,8 @@ static bool broken(const struct lsync *s) {
 static int barrier_index(lua_State *L) {
   lua_settop(L, 2);
   lua_pushvalue(L, 2);
-  if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL || lua_type(L, 2) != LUA_TSTRING) return 1;
+  int type = lua_rawget(L, lua_upvalueindex(1));
+  if (type != LUA_TNIL || lua_type(L, 2) != LUA_TSTRING) return 1;
   static const char *const fields[] = {"parties", "n_waiting", "broken", NULL};
   const char *key = lua_tostring(L, 2);
   int i = 0;
@@ -140,7 +141,8 @@ static void init(void *p, void *arg) {
 static int barrier_new(lua_State *L) {
   lua_settop(L, 3);
   lua_Integer n = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, n >= 1 && n <= MP_BARRIER_MAX, 1, "number of parties expected, from 1 to 4095");
+  luaL_argcheck(L, n >= 1 && n <= MP_BARRIER_MAX, 1,
+                "number of parties expected, from 1 to 4095");
   if (!lua_isnoneornil(L, 2) && lua_type(L, 2) != LUA_TFUNCTION) {
     if (luaL_getmetafield(L, 2, "__call") == LUA_TNIL) return luaL_typeerror(L, 2, "function");
     lua_pop(L, 1);

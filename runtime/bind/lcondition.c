@@ -16,7 +16,7 @@ static struct mp_condition *check_held(lua_State *L, struct lsync *s, const char
   return c;
 }
 
-/* ---- waiting ---------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------- */
 
 /* Sleeps until notified or the deadline.  False when hooks failed: the error is on
  * top. */
@@ -110,7 +110,7 @@ static int condition_wait_for(lua_State *L) {
   return wait_for_on(L, LUA_OK, 0);
 }
 
-/* ---- notifying ---------------------------------------------------------------------------- */
+/* ---- notifying ------------------------------------------------------------------------- */
 
 static int condition_notify(lua_State *L) {
   struct lsync *s = check(L);
@@ -127,7 +127,7 @@ static int condition_notify_all(lua_State *L) {
   return 0;
 }
 
-/* ---- the rest ------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------- */
 
 static int condition_locked(lua_State *L) {
   lua_pushboolean(L, mp_lock_taken(&mp_condition_lock(condition(check(L)))->lock));

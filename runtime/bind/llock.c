@@ -94,7 +94,7 @@ static int rlock_release(lua_State *L) {
   return lsync_release(L, MP_KIND_RLOCK);
 }
 
-/* ---- the rest --------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------- */
 
 static int locked(lua_State *L, int kind) {
   struct lsync *s = lmp_check(L, 1, kind);

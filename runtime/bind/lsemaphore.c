@@ -3,7 +3,7 @@
 
 static struct mp_semaphore *semaphore(const struct lsync *s) { return mp_at(s->h.obj); }
 
-/* ---- waiting ---------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------- */
 
 /* Bare when `x` is NULL, else noted in it. */
 static int take_once(struct lsync *s, struct mp_entry *x, mp_time deadline) {
@@ -33,7 +33,7 @@ int lsync_give_permit(struct lsync *s) {
   return mp_semaphore_disown(semaphore(s), x, s->h.me);
 }
 
-/* ---- methods ---------------------------------------------------------------------------- */
+/* ---- methods --------------------------------------------------------------------------- */
 
 static int acquire(lua_State *L, int kind) {
   struct lsync *s = lmp_test(L, 1, kind);

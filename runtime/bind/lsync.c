@@ -3,7 +3,7 @@
 #include "lsync.h"
 #include <stdio.h>
 
-/* ---- handles ------------------------------------------------------------------------ */
+/* ---- handles --------------------------------------------------------------------------- */
 
 const char *lsync_id(const struct lsync *s, char id[LSYNC_ID_SIZE]) {
   snprintf(id, LSYNC_ID_SIZE, "0x%zx", (size_t)s->h.obj * 16);
@@ -58,7 +58,7 @@ void lsync_type(lua_State *L, int kind, const char *name, int nuv, const luaL_Re
   lmp_type(L, kind, name, methods, metamethods, index);
 }
 
-/* ---- waiting ------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------- */
 
 void lsync_pause(lua_State *L, struct lsync *s) {
   int kind = lsync_kind(s);
@@ -83,7 +83,7 @@ void lsync_check_idle(lua_State *L, struct lsync *s) {
                lmp_kind_name(lsync_kind(s)));
 }
 
-/* ---- acquire and release ---------------------------------------------------------------- */
+/* ---- acquire and release --------------------------------------------------------------- */
 
 static int take(lua_State *L, struct lsync *s, mp_time deadline) {
   switch (lsync_kind(s)) {
@@ -127,7 +127,7 @@ int lsync_release(lua_State *L, int kind) {
   return 0;
 }
 
-/* ---- guards -------------------------------------------------------------------------------- */
+/* ---- guards ---------------------------------------------------------------------------- */
 
 /* What guard() returns, and what with keeps on its stack.  h.obj: not 0 while it holds;
  * of: the handle, its user value; word: who took it, a forked child's copy is void. */

@@ -24,7 +24,7 @@ void mp_barrier_init(struct mp_barrier *b, uint32_t parties, double limit) {
   b->limit = limit;
 }
 
-/* ---- breaking ---------------------------------------------------------------------- */
+/* ---- breaking -------------------------------------------------------------------------- */
 
 static struct mp_slot *slot_of(uint32_t word) {
   return (struct mp_slot *)(uintptr_t)mp_slot_at(mp_word_slot(word));
@@ -36,13 +36,15 @@ static uint32_t party(const struct mp_barrier *b, uint32_t i) {
 
 /* The second half of a break, from b->next; may be done again from any point on. */
 static void finish_break(struct mp_barrier *b) {
-  uint64_t turn = mp_barrier_turn(b), next = atomic_load_explicit(&b->next, memory_order_relaxed);
+  uint64_t turn = mp_barrier_turn(b);
+  uint64_t next = atomic_load_explicit(&b->next, memory_order_relaxed);
   if (next == 0) return;
   if (turn != next) {
     uint32_t n = mp_turn_waiting(turn);
     if (mp_turn_phase(turn) == MP_ACTING) n--; /* the last one acts, it does not wait */
     for (uint32_t i = 0; i < n; i++)
-      atomic_store_explicit(&slot_of(party(b, i))->wait_state, MP_BROKEN, memory_order_relaxed);
+      atomic_store_explicit(&slot_of(party(b, i))->wait_state, MP_BROKEN,
+                            memory_order_relaxed);
     go_to(b, next);
   }
   atomic_store_explicit(&b->next, 0, memory_order_release);
@@ -199,7 +201,7 @@ void mp_barrier_reset(struct mp_barrier *b, struct mp_member *me) {
   let_go(b);
 }
 
-/* ---- what the family asks ----------------------------------------------------------------- */
+/* ---- what the family asks -------------------------------------------------------------- */
 
 static void died(mp_ref obj, uint32_t word, struct mp_entry *x, struct mp_member *me) {
   (void)x;

@@ -11,7 +11,7 @@ void mp_condition_use(struct mp_condition *c, mp_ref lock, bool recursive,
   mp_family_unlock();
 }
 
-/* ---- the list of waiters ----------------------------------------------------------- */
+/* ---- the list of waiters --------------------------------------------------------------- */
 
 static struct mp_slot *slot_of(uint32_t word) {
   return (struct mp_slot *)(uintptr_t)mp_slot_at(mp_word_slot(word));
@@ -96,7 +96,7 @@ static void relieve(struct mp_condition *c, struct mp_member *me) {
   mp_lock_release(&c->guard);
 }
 
-/* ---- waiting and notifying ----------------------------------------------------------- */
+/* ---- waiting and notifying ------------------------------------------------------------- */
 
 void mp_condition_enter(struct mp_condition *c, struct mp_member *me) {
   hold(c, me);

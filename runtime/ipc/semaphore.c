@@ -53,7 +53,7 @@ int mp_semaphore_give(struct mp_semaphore *s, uint32_t n) {
   return 0;
 }
 
-/* ---- permits with an owner ------------------------------------------------------ */
+/* ---- permits with an owner ------------------------------------------------------------- */
 
 /* Makes `owned` what it should be.  When bare releases took the place of the permits
  * that come back, `level` goes down with them: there are never more than `limit`.

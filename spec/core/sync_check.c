@@ -60,7 +60,13 @@ static int finish(struct child c, int signal) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status) == signal ? 0 : -1;
 }
 
-/* What a kernel call would do for Lua: runs a core call to its end. */
+/* Dead, but neither reaped nor buried. */
+static void await_death(struct child c) {
+  siginfo_t info;
+  waitid(P_PID, (id_t)c.pid, &info, WEXITED | WNOWAIT);
+}
+
+/* What a binding does: calls the core until it has an answer. */
 #define WAIT(call)                                                             \
   __extension__({                                                              \
     int e_;                                                                    \
@@ -157,7 +163,7 @@ static void reset_counts(void) {
   mp_event_clear(mp_at(w.go));
 }
 
-/* ---- locks -------------------------------------------------------------------------------- */
+/* ---- locks ----------------------------------------------------------------------------- */
 
 #define ROUNDS 20000
 
@@ -202,7 +208,7 @@ static void check_dead_holder(void) {
   finish(c, 0);
 }
 
-/* ---- semaphores ----------------------------------------------------------------------------- */
+/* ---- semaphores ------------------------------------------------------------------------ */
 
 static int own(void) {
   struct mp_look look = {0};
@@ -241,7 +247,7 @@ static void check_semaphore(void) {
   CHECK(mp_semaphore_give(mp_at(w.bounded), 1) == 0);
 }
 
-/* ---- conditions ------------------------------------------------------------------------------ */
+/* ---- conditions ------------------------------------------------------------------------ */
 
 static int condition_wait(mp_time deadline) {
   struct mp_condition *c = the_condition();
@@ -314,7 +320,7 @@ static void check_dead_waiter(bool notified, bool buried) {
     kill(first.pid, SIGKILL);
   } else {
     kill(first.pid, SIGKILL);
-    waitid(P_PID, (id_t)first.pid, &(siginfo_t){0}, WEXITED | WNOWAIT);
+    await_death(first);
     notify(1);
   }
   if (buried) finish(first, 0);
@@ -324,7 +330,7 @@ static void check_dead_waiter(bool notified, bool buried) {
   CHECK(atomic_load(&the_condition()->first) == 0);
 }
 
-/* ---- barriers --------------------------------------------------------------------------------- */
+/* ---- barriers -------------------------------------------------------------------------- */
 
 #define CYCLES 2000
 
@@ -356,6 +362,11 @@ static void party(void) {
   CHECK(pass(SOON, &place) == EPIPE);
 }
 
+static void await_parties(uint32_t n) {
+  mp_time end = SOON;
+  while (mp_turn_waiting(mp_barrier_turn(the_barrier())) < n && mp_now() < end) usleep(200);
+}
+
 static void check_barrier(void) {
   struct child c[PARTIES];
   uint32_t place;
@@ -367,9 +378,7 @@ static void check_barrier(void) {
     reset_counts();
     c[0] = start(party);
     c[1] = start(party);
-    for (mp_time end = SOON;
-         mp_turn_waiting(mp_barrier_turn(the_barrier())) < 2 && mp_now() < end;)
-      usleep(200);
+    await_parties(2);
     kill(c[0].pid, SIGKILL);
     if (buried) finish(c[0], 0);
     CHECK(finish(c[1], 0) == 0);
@@ -387,17 +396,16 @@ static void check_dead_party(void) {
   struct child c[2];
   uint32_t place;
   for (int i = 0; i < 2; i++) c[i] = start(party);
-  for (mp_time end = SOON; mp_turn_waiting(mp_barrier_turn(the_barrier())) < 2 && mp_now() < end;)
-    usleep(200);
+  await_parties(2);
   for (int i = 0; i < 2; i++) kill(c[i].pid, SIGSTOP);
   for (int i = 0; i < 2; i++) kill(c[i].pid, SIGKILL);
-  for (int i = 0; i < 2; i++) waitid(P_PID, (id_t)c[i].pid, &(siginfo_t){0}, WEXITED | WNOWAIT);
+  for (int i = 0; i < 2; i++) await_death(c[i]);
   CHECK(pass(SOON, &place) == EPIPE);
   for (int i = 0; i < 2; i++) finish(c[i], 0);
   mp_barrier_reset(the_barrier(), &me);
 }
 
-/* ---- events ------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------- */
 
 static void check_event(void) {
   struct mp_event *v = mp_at(w.event);
@@ -414,7 +422,7 @@ static void check_event(void) {
   CHECK(mp_event_wait(v, mp_event_turns(v), MP_NEVER, &look) == ETIMEDOUT);
 }
 
-/* ---- as threads, for the thread sanitizer ----------------------------------------------------- */
+/* ---- as threads, for the thread sanitizer ---------------------------------------------- */
 
 #define TURNS 2000
 
@@ -458,7 +466,7 @@ static void check_threads(void) {
   CHECK(mp_semaphore_value(the_semaphore()) == 3);
 }
 
-/* ---- killed after every instruction --------------------------------------------------------------- */
+/* ---- killed after every instruction ---------------------------------------------------- */
 
 static void (*crash_op)(void);
 
