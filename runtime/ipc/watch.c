@@ -27,12 +27,9 @@ static socklen_t address(struct sockaddr_un *a, const char *name, uint32_t n) {
   return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
 }
 
-static void ring(const char *name, uint32_t n) {
-  static _Thread_local int from = -1;
+static void ring(int from, const char *name, uint32_t n) {
   struct sockaddr_un a;
   socklen_t len = address(&a, name, n);
-  if (from < 0) from = mp_fd_high(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (from < 0) return; /* no descriptor left: who waits looks again each slice */
   (void)sendto(from, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&a, len);
 }
 
@@ -54,8 +51,11 @@ void mp_watch_ring(struct mp_queue *q, struct mp_member *me) {
     memcpy(due[n++].name, w->name, sizeof w->name);
   }
   mp_lock_release(&q->put_lock);
-  for (uint32_t i = 0; i < n; i++) ring(due[i].name, due[i].n);
   if (n == 0) return;
+  int from = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (from < 0) return; /* no descriptor left: who waits looks again each slice */
+  for (uint32_t i = 0; i < n; i++) ring(from, due[i].name, due[i].n);
+  mp_fd_close(&from);
   hold_put(q, me);
   for (mp_ref r = atomic_load(&q->watches); r; r = atomic_load(&watch_at(r)->next))
     for (uint32_t i = 0; i < n; i++)
