@@ -514,7 +514,7 @@ describe("shared objects", function()
   end)
 
   it("survive the process that sent them", function()
-    for _, die in ipairs { function() end, function() T.shell("kill -9 $PPID") end } do
+    for _, die in ipairs { function() end, function() T.shell("kill -9 " .. mp.getpid()) end } do
       local r, w = pipe(false)
       local p = start(function()
         local q = mp.Queue()
