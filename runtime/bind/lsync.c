@@ -42,8 +42,8 @@ void lsync_unpin(struct lsync *s) {
  * with or a wait still needs is not taken from under it. */
 int lsync_close(lua_State *L, int kind) {
   struct lsync *s = lmp_test(L, 1, kind);
-  if (!s) lmp_check(L, 1, kind);
-  if (s->h.obj == 0) return 0;
+  if (s && !lmp_here(&s->h)) return 0;
+  s = lmp_check(L, 1, kind);
   if (s->pins > 0 && s->pinner == s->h.me->word)
     return luaL_error(L, "%s is in use by a guard, a with or a wait: it cannot be closed",
                       lmp_kind_name(kind));
