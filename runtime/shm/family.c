@@ -233,7 +233,7 @@ static mp_ref table_ref(struct mp_member *m, uint32_t t) {
 }
 
 /* Gives the empty tables at the end back, all but the first, when they are half of
- * the set or more: so that each is looked at a bounded number of times. */
+ * the set or more: so that the spare entries are gone through seldom. */
 static void shrink_set(struct mp_member *m) {
   uint32_t keep = m->ntables, n = 0;
   while (keep > 1 && m->live[keep - 1] == 0) keep--;
@@ -265,7 +265,7 @@ static void note_spare(struct mp_member *m, uint32_t entry) {
 static void give_entry(struct mp_member *m, uint32_t entry) {
   uint32_t at, t = table_of(entry, &at);
   note_spare(m, entry);
-  if (--m->live[t] == 0 && t + 1 == m->ntables && t > 0) shrink_set(m);
+  if (--m->live[t] == 0 && m->ntables > 1) shrink_set(m);
 }
 
 /* ---- counts and destruction ------------------------------------------------------ */
