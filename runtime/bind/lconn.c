@@ -40,8 +40,7 @@ struct connection {
 
 static struct connection *check(lua_State *L) {
   struct connection *c = lmp_test(L, 1, LMP_CONNECTION);
-  if (c == NULL) luaL_typeerror(L, 1, lmp_kind_name(LMP_CONNECTION));
-  if (c->h.me->stranger) lmp_check(L, 1, LMP_CONNECTION);
+  if (c == NULL || c->h.me->stranger) c = lmp_check(L, 1, LMP_CONNECTION); /* raises */
   luaL_argcheck(L, c->conn.fd >= 0, 1, "the mp.Connection is closed");
   return c;
 }
@@ -316,7 +315,8 @@ static int redeem(struct connection *c, const unsigned char *data, size_t len,
   o->refs = malloc(claim.n * sizeof *o->refs);
   o->entries = malloc(claim.n * sizeof *o->entries);
   int e = ENOMEM;
-  if (o->refs && o->entries) e = mp_pipe_redeem(c->h.obj, &claim, c->h.me, o->refs, o->entries);
+  if (o->refs && o->entries)
+    e = mp_pipe_redeem(c->h.obj, &claim, c->h.me, o->refs, o->entries);
   if (e == 0)
     o->n = claim.n;
   else

@@ -53,8 +53,8 @@ struct mp_post {
 
 /* fd: -1 once closed.  max: the longest message that is received.  in: the message
  * that is arriving.  asked: something was sent since the last recv: an answer is
- * likely, and not there yet.  aside, last, ahead: whole ones that came before it, and their
- * bytes. */
+ * likely, and not there yet.  aside, last, ahead: whole messages that came before
+ * `in`, and their bytes. */
 struct mp_conn {
   int fd;
   bool readable, writable, asked;

@@ -28,11 +28,11 @@ static int failed, passed;
     }                                                                          \
   } while (0)
 
-/* ---- helpers ----------------------------------------------------------------------------- */
+/* ---- helpers ------------------------------------------------------------- */
 
 /* A core call with EINTR taken away. */
-static int send_all(struct mp_conn *c, const void *pre, size_t npre, const void *data, size_t n,
-                    mp_time deadline) {
+static int send_all(struct mp_conn *c, const void *pre, size_t npre, const void *data,
+                    size_t n, mp_time deadline) {
   int e;
   mp_conn_post(c, pre, npre, data, n);
   do e = mp_conn_flush(c, deadline);
@@ -97,7 +97,7 @@ static int finish(struct child c, int signal) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status) == signal ? 0 : -1;
 }
 
-/* ---- frames ------------------------------------------------------------------------------ */
+/* ---- frames -------------------------------------------------------------- */
 
 static void check_bytes_on_the_wire(void) {
   static const size_t sizes[] = {0, 1, 1023, 1024, 1025, 16384, 16385};
@@ -134,7 +134,8 @@ static void check_byte_by_byte(void) {
     CHECK(mp_conn_poll(&b, NOW) == 0);
     if (i + 1 < want[message].end) continue;
     CHECK(receive(&b, ANY, NOW, &m) == 0);
-    CHECK(m->got == strlen(want[message].text) && !memcmp(m->data, want[message].text, m->got));
+    CHECK(m->got == strlen(want[message].text));
+    CHECK(memcmp(m->data, want[message].text, m->got) == 0);
     CHECK(mp_conn_pending(&b) && !mp_conn_fresh(&b) && mp_conn_poll(&b, NOW) == 0);
     mp_conn_taken(&b);
     CHECK(!mp_conn_pending(&b) && mp_conn_fresh(&b) && mp_conn_poll(&b, NOW) == ETIMEDOUT);
@@ -179,7 +180,7 @@ static void check_ends_and_lengths(void) {
   CHECK(cap <= 1 << 20);
 }
 
-/* ---- waiting ----------------------------------------------------------------------------- */
+/* ---- waiting ------------------------------------------------------------- */
 
 static void check_full_buffer(void) {
   struct mp_conn a, b;
@@ -244,7 +245,7 @@ static void check_both_ways(void) {
   mp_conn_close(&here);
 }
 
-/* ---- descriptors ------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------- */
 
 static void check_descriptors(void) {
   struct mp_conn a, b;
@@ -284,7 +285,7 @@ static void check_descriptors(void) {
   CHECK(open_fds() == base);
 }
 
-/* ---- tickets ----------------------------------------------------------------------------- */
+/* ---- tickets ------------------------------------------------------------- */
 
 struct object {
   struct mp_object head;
@@ -303,8 +304,8 @@ static uint32_t pipe_entry[2], object_entry[3];
 static void make_pipe(void) {
   CHECK(mp_pipe_make(&me, &the_pipe, pipe_entry) == 0);
   for (int i = 0; i < 3; i++)
-    CHECK(mp_object_make(sizeof(struct object), MP_KIND_VALUE, &me, NULL, NULL, &object_entry[i],
-                         &object[i]) == 0);
+    CHECK(mp_object_make(sizeof(struct object), MP_KIND_VALUE, &me, NULL, NULL,
+                         &object_entry[i], &object[i]) == 0);
 }
 
 static void drop_objects(void) {
@@ -359,7 +360,7 @@ static void check_pipe_in_itself(void) {
   CHECK(nothing_left());
 }
 
-/* ---- killed at every instruction -------------------------------------------------------- */
+/* ---- killed at every instruction ----------------------------------------- */
 
 static void (*crash_op)(void);
 
