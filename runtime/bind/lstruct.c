@@ -240,12 +240,25 @@ static int push_record(lua_State *L, struct lcell *array, uint64_t k) {
   return 1;
 }
 
-/* Fields come first: a record may have one with the name of a method.  Upvalue 1: the
- * methods. */
+/* The methods are upvalue 1; pushes one or nil. */
+static bool push_method(lua_State *L) {
+  lua_pushvalue(L, 2);
+  return lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL;
+}
+
+/* A closed handle still has its methods: it may be closed again. */
+static int closed_index(lua_State *L) {
+  if (lua_type(L, 2) == LUA_TSTRING && push_method(L)) return 1;
+  self(L);
+  return 0;
+}
+
+/* Fields come first: a record may have one with the name of a method. */
 static int struct_index(lua_State *L) {
-  struct lcell *s = self(L);
+  struct lcell *s = lmp_test(L, 1, KIND);
   uint64_t k;
   lua_settop(L, 2);
+  if (!s || !lmp_here(&s->h) || !lmp_here(&s->root->h)) return closed_index(L);
   if (shape(s) == 0) {
     const struct mp_field *f = find(L, s, 2);
     if (f && f->cap > 0) return push_text(L, s, f);
@@ -258,9 +271,7 @@ static int struct_index(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  lua_pushvalue(L, 2);
-  if (!lua_isnil(L, 2) && lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
-  return no_field(L, s, 2);
+  return push_method(L) ? 1 : no_field(L, s, 2);
 }
 
 /* points[k] = {x = 1}: fields that are not named become 0 or "". */
