@@ -149,11 +149,15 @@ static uint32_t put_some(lua_State *L, struct lqueue *x, const unsigned char *by
     m[n].len = items[n].len;
   }
   *e = mp_queue_put_batch(x->q, m, n, x->h.me, &done);
+  if (done > 0 && *e == ENOMEM) *e = 0; /* the next call raises it, if it stays so */
   if (done > 0 || *e == EPIPE) return done;
-  do *e = put_message(L, x, m, deadline);
-  while (*e == EINTR);
-  if (*e == ENOMEM) lmp_full(L);
-  return *e ? 0 : 1;
+  for (bool collected = false;; collected = true) {
+    do *e = put_message(L, x, m, deadline);
+    while (*e == EINTR);
+    if (*e != ENOMEM) return *e ? 0 : 1;
+    if (collected) lmp_full(L);
+    lua_gc(L, LUA_GCCOLLECT); /* as in put_value */
+  }
 }
 
 /* put_many(list, timeout) -> count, code */

@@ -72,9 +72,12 @@ uint64_t mp_queue_count(struct mp_queue *q, struct mp_member *me) {
   return load(&q->puts) - gets;
 }
 
+/* For looking only.  `puts` of a killed producer stays behind `gets` until somebody
+ * takes its lock: that is no item, and to look for it would never end. */
 static bool has_items(const void *arg) {
   const struct mp_queue *q = arg;
-  return load(&q->puts) != load(&q->gets) || mp_queue_is_shut(q);
+  uint64_t gets = load(&q->gets);
+  return (int64_t)(load(&q->puts) - gets) > 0 || mp_queue_is_shut(q);
 }
 
 static bool has_room(const void *arg) {
@@ -153,7 +156,7 @@ static int put_waiting(struct mp_queue *q, const struct mp_message *m, mp_ref bl
     int e = try_put(q, m, block, me);
     if (e != EAGAIN) return e;
     e = wait_room(q, me, deadline, look);
-    if (e == EAGAIN && deadline != MP_NEVER) e = try_put(q, m, block, me);
+    if (e == EAGAIN && mp_queue_count(q, me) < q->maxsize) e = try_put(q, m, block, me);
     if (e) return e;
   }
 }
@@ -405,25 +408,30 @@ static void count_abandoned(struct mp_queue *q, uint32_t but, struct mp_member *
   if (lost > 0) mp_waitq_wake(&q->joiners, INT_MAX);
 }
 
+static bool joined(struct mp_queue *q, struct mp_member *me, uint64_t *abandoned) {
+  hold_get(q, me);
+  bool done = all_done(q);
+  *abandoned = load(&q->abandoned);
+  release_get(q);
+  return done;
+}
+
+/* The dead are looked for after each slice, and at the end: a join that does not wait
+ * sees them too. */
 int mp_queue_join(struct mp_queue *q, struct mp_member *me, mp_time deadline,
                   uint64_t *abandoned) {
   for (;;) {
     uint32_t seen = mp_waitq_begin(&q->joiners);
-    hold_get(q, me);
-    bool done = all_done(q);
-    *abandoned = load(&q->abandoned);
-    release_get(q);
-    if (done) return 0;
-    if (deadline == MP_NEVER) return EAGAIN;
+    if (joined(q, me, abandoned)) return 0;
     mp_label(me, queue_ref(q), MP_WAIT_QUEUE_JOIN);
     int e = mp_waitq_sleep(&q->joiners, seen, deadline);
     mp_unlabel(me);
-    if (e == ETIMEDOUT) return EAGAIN;
-    if (e != EINTR) continue;
+    if (e != EINTR && e != ETIMEDOUT) continue;
     mp_family_lock(me);
     count_abandoned(q, 0, me);
     mp_family_unlock();
-    return EINTR;
+    if (e == EINTR) return EINTR;
+    return joined(q, me, abandoned) ? 0 : EAGAIN;
   }
 }
 

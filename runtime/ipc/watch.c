@@ -3,8 +3,9 @@
  * Each watcher has a datagram socket with an abstract name that holds the family's
  * nonce; the queue lists the names, and a producer sends an empty datagram to those
  * that were not rung yet.  It sends first and notes it afterwards, so that a producer
- * killed between leaves a ring too many and none too few.  Calming counts up: a
- * producer that notes its ring late does so in vain.
+ * killed between leaves a ring too many and none too few.  Calming reads the socket
+ * whether a ring was noted or not, because of such a one, and counts up: a producer
+ * that notes its ring late does so in vain.
  */
 #include "../os/fd.h"
 #include "qlayout.h"
@@ -114,10 +115,11 @@ idle:
 
 void mp_queue_calm(struct mp_queue *q, struct mp_member *me, struct mp_watcher *w) {
   char byte;
+  bool rung = false;
   if (w->fd < 0 || w->pid != me->pid) return;
-  if (!(atomic_load(&watch_at(w->watch)->state) & RUNG)) return;
-  while (recv(w->fd, &byte, 1, MSG_DONTWAIT) > 0) {}
+  while (recv(w->fd, &byte, 1, MSG_DONTWAIT) > 0) rung = true;
   uint32_t s = atomic_load(&watch_at(w->watch)->state);
+  if (!rung && !(s & RUNG)) return;
   atomic_store(&watch_at(w->watch)->state, (s | RUNG) + 1);
   if (mp_queue_count(q, me) > 0) mp_watch_ring(q, me);
 }
