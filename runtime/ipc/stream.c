@@ -136,7 +136,9 @@ int mp_stream_append(struct mp_queue *q, const struct mp_message *m, mp_ref run,
 /* ---- getting -------------------------------------------------------------------- */
 
 /* Moves head from an exhausted chunk to the next, and gives the old one away: to the
- * producers when they have none in reserve, else back to the arena. */
+ * producers when they have none in reserve, else back to the arena.  As `spare` it
+ * stays in our hand until one of them takes it into its own: to publish it would be to
+ * write to a block that may be another's already. */
 static void next_chunk(struct mp_queue *q, mp_ref old, mp_ref next, struct mp_member *me) {
   uint32_t none = 0;
   if (atomic_load_explicit(&q->tail, memory_order_acquire) == old) {
@@ -152,11 +154,9 @@ static void next_chunk(struct mp_queue *q, mp_ref old, mp_ref next, struct mp_me
   q->seen = 0;
   atomic_store_explicit(&q->head, (uint64_t)next << 32, memory_order_release); /* commit */
   if (!part) return;
-  if (chunk_at(old)->cap > CHUNK_LAST / 2 &&
-      atomic_compare_exchange_strong_explicit(&q->spare, &none, old, memory_order_acq_rel,
-                                              memory_order_relaxed))
-    mp_publish(old, queue_ref(q));
-  else
+  if (chunk_at(old)->cap <= CHUNK_LAST / 2 ||
+      !atomic_compare_exchange_strong_explicit(&q->spare, &none, old, memory_order_acq_rel,
+                                               memory_order_relaxed))
     mp_free(&old, me->word);
   mp_idle(me);
 }

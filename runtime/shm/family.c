@@ -537,37 +537,32 @@ static void mark_slot(struct mp_slot *s) {
   each_entry(s, mark_entry, NULL);
 }
 
-struct sweep {
-  bool parts;          /* first the parts, whose owners must still be there */
-  uint32_t known, lives; /* the hand that was asked for last */
-};
-
-static bool hand_lives(struct sweep *s, uint32_t hand) {
-  if (s->known != hand) {
-    s->known = hand;
-    s->lives = hand != 0 && mp_alive(hand);
-  }
-  return s->lives;
+/* The member was not dead when the marking began: those who were have been buried, and
+ * nobody is buried while it goes on.  Who died since may have linked what it has in hand
+ * to an owner that was traced before; its own burial wants another collection. */
+static bool hand_lived(uint32_t hand) {
+  uint32_t sw = atomic_load(&slot_of(hand)->word);
+  return (sw >> 3 & GENERATIONS) == hand >> 12 && ((sw & 7) == LIVE || (sw & 7) == BORN);
 }
 
 /* What is garbage: an object that nobody marked; a part whose owner was not marked;
  * anything unmarked in the hand of a dead process.  A live process may have linked a
- * part after its owner was traced: such a part has a live hand or a marked owner. */
+ * part after its owner was traced: such a part has a live hand or a marked owner.
+ * `arg`: first the parts, whose owners must still be there, or the objects. */
 static bool garbage(mp_ref r, void *arg) {
-  struct sweep *s = arg;
+  const bool *parts = arg;
   struct mp_block *b = mp_at(r);
   uint64_t w = atomic_load_explicit(&b->word, memory_order_acquire);
   uint32_t epoch = family()->epoch, high = (uint32_t)(w >> 32);
   bool part = (w >> 2 & 63) >= MP_KIND_OBJECTS;
-  if (part != s->parts || b->mark == epoch) return false;
-  if ((w & 3) == MP_NEW) return !hand_lives(s, high);
+  if (part != *parts || b->mark == epoch) return false;
+  if ((w & 3) == MP_NEW) return !hand_lived(high);
   return !part || ((struct mp_block *)mp_at(high))->mark != epoch;
 }
 
 /* Buries who died meanwhile, then marks from the slots and sweeps. */
 static void collect_locked(struct mp_member *me) {
-  bool untidy;
-  struct sweep s = {true, 0, false};
+  bool untidy, parts = true;
   for (uint32_t i = 1, word; i < mp_slots_used(); i++)
     if (wants_burial(i, &word)) settle(word, me, NULL, &untidy);
   if (++family()->epoch == 0) family()->epoch = 1;
@@ -583,9 +578,9 @@ static void collect_locked(struct mp_member *me) {
     const struct mp_kind_ops *ops = kinds[mp_block_kind(&o->block)];
     if (ops && ops->trace) ops->trace(r, me);
   }
-  mp_arena_each(garbage, &s, me->word);
-  s.parts = false;
-  mp_arena_each(garbage, &s, me->word);
+  mp_arena_each(garbage, &parts, me->word);
+  parts = false;
+  mp_arena_each(garbage, &parts, me->word);
 }
 
 void mp_family_lock(struct mp_member *me) {
