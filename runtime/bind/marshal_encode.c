@@ -804,6 +804,17 @@ static void open_function(struct enc *e) {
   open_lua_function(e);
 }
 
+/* The value on top is an environment that asks a function for what it has not: the
+ * globals as a test runner or a host shows them.  Its copy would drag all of that
+ * along; the receiver has globals of its own. */
+static bool stands_for_globals(lua_State *L, const char *name) {
+  if (strcmp(name, "_ENV") != 0 || !lua_istable(L, -1) || !lua_getmetatable(L, -1)) return false;
+  int top = lua_gettop(L) - 1;
+  bool asks = !lua_getmetatable(L, -1) && lua_getfield(L, -1, "__index") == LUA_TFUNCTION;
+  lua_settop(L, top);
+  return asks;
+}
+
 /* Writes upvalues until one is an object. */
 static bool upvalues(struct enc *e) {
   lua_State *L = e->L;
@@ -817,8 +828,9 @@ static bool upvalues(struct enc *e) {
       put_byte(e, (int)s->sub);
       continue;
     }
-    lua_getupvalue(L, fn, k);
-    if (!put_scalar(e, -1, lua_type(L, -1))) return true;
+    const char *name = lua_getupvalue(L, fn, k);
+    if (name && stands_for_globals(L, name)) put_byte(e, TAG_GLOBALS);
+    else if (!put_scalar(e, -1, lua_type(L, -1))) return true;
     lua_pop(L, 1);
   }
   leave(e);
