@@ -3,7 +3,7 @@
 # make test       builds and runs every check
 # make help       lists the rest
 #
-# CC=clang  WERROR=1  DEBUG=1 (build/debug)  BUILD=dir  PREFIX=/usr/local  DESTDIR=
+# CC=clang  WERROR=1  DEBUG=1 (build/debug)  BUILD=dir  V=1 (shows the commands)
 
 VERSION := $(shell sed -n 's/^.define MPLUA_VERSION "\(.*\)"/\1/p' runtime/mplua.h)
 
@@ -28,6 +28,16 @@ endif
 # SAN=address,undefined or SAN=thread: see the targets asan and tsan.
 ifdef SAN
 SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer
+endif
+ifeq ($(SAN),thread)
+UNTRACED := -Wl,--wrap=ptrace spec/core/untraced.c
+endif
+
+# say,WHAT: one line for a command, or with V=1 the command.
+ifdef V
+say =
+else
+say = @printf '  %-6s %s\n' $(1) $@;
 endif
 
 STD := -std=gnu11 -D_GNU_SOURCE
@@ -81,11 +91,11 @@ $(BUILD)/sources: FORCE
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@test -f $(LUA_INC)/lua.h || { sh .ci/setup --check build; exit 1; }
 	@mkdir -p $(@D)
-	$(COMPILE) -MMD -MP -c -o $@ $<
+	$(call say,CC) $(COMPILE) -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/embedded.o: $(BUILD)/embedded.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) -Iruntime -MMD -MP -c -o $@ $<
+	$(call say,CC) $(COMPILE) -Iruntime -MMD -MP -c -o $@ $<
 
 $(BUILD)/embedded.c: runtime/embed.lua FORCE
 	@command -v $(LUA) >/dev/null || { sh .ci/setup --check build; exit 1; }
@@ -98,37 +108,37 @@ $(BUILD)/embedded.c: runtime/embed.lua FORCE
 
 # Lua inside, all of it, and visible to C modules that scripts load.
 $(BUILD)/mplua: $(LIB_OBJ) $(MAIN_OBJ) $(BUILD)/sources
-	$(CC) $(SANFLAGS) $(LDFLAGS) -Wl,-E -Wl,--wrap=lua_close -Wl,-z,now -o $@ \
+	$(call say,LINK) $(CC) $(SANFLAGS) $(LDFLAGS) -Wl,-E -Wl,--wrap=lua_close -Wl,-z,now -o $@ \
 	  $(LIB_OBJ) $(MAIN_OBJ) -Wl,--whole-archive $(LUA_A) -Wl,--no-whole-archive $(LIBS)
 
 # No Lua inside: the host has it.
 $(BUILD)/mp.so: $(MODULE_OBJ) $(BUILD)/sources runtime/mp.map
-	$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/mp.map -o $@ \
+	$(call say,LINK) $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/mp.map -o $@ \
 	  $(MODULE_OBJ) -lm -lpthread
 
 $(BUILD)/libmplua.so: $(LIB_OBJ) $(BUILD)/sources
-	$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libmplua.so.0 -o $@ $(LIB_OBJ) \
+	$(call say,LINK) $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libmplua.so.0 -o $@ $(LIB_OBJ) \
 	  $(LUA_LIBDIR)/liblua5.4.so $(LIBS)
 
 # One object, in which only the public names are left global.
 $(BUILD)/libmplua.a: $(LIB_OBJ) $(BUILD)/sources
-	$(CC) -r -nostdlib -o $(BUILD)/obj/libmplua.o $(LIB_OBJ)
-	objcopy --localize-hidden $(BUILD)/obj/libmplua.o
-	rm -f $@ && ar rcs $@ $(BUILD)/obj/libmplua.o
+	$(call say,AR) $(CC) -r -nostdlib -o $(BUILD)/obj/libmplua.o $(LIB_OBJ)
+	@objcopy --localize-hidden $(BUILD)/obj/libmplua.o
+	@rm -f $@ && ar rcs $@ $(BUILD)/obj/libmplua.o
 
 # C checks see every function; fuzzers get a main of their own.
 $(BUILD)/core/fuzz_%: spec/core/fuzz_%.c $(LIB_OBJ)
 	@mkdir -p $(@D)
-	$(COMPILE) -DFUZZ_MAIN -Iruntime -MMD -MP -o $@ $< $(LIB_OBJ) $(LUA_A) $(LIBS)
+	$(call say,CC) $(COMPILE) -DFUZZ_MAIN -Iruntime -MMD -MP -MF $@.d -o $@ $< $(UNTRACED) $(LIB_OBJ) $(LUA_A) $(LIBS)
 $(BUILD)/core/%: spec/core/%.c $(LIB_OBJ)
 	@mkdir -p $(@D)
-	$(COMPILE) -Iruntime -MMD -MP -o $@ $< $(LIB_OBJ) $(LUA_A) $(LIBS)
+	$(call say,CC) $(COMPILE) -Iruntime -MMD -MP -MF $@.d -o $@ $< $(UNTRACED) $(LIB_OBJ) $(LUA_A) $(LIBS)
 -include $(CHECKS:=.d) $(FUZZERS:=.d)
 
 # Lua modules that specs use, in C.
 $(BUILD)/spec/%.so: spec/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) -fvisibility=default -shared -o $@ $<
+	$(call say,CC) $(COMPILE) -fvisibility=default -shared -o $@ $<
 
 # What is run ------------------------------------------------------------------
 
