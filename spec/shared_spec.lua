@@ -895,7 +895,7 @@ describe("A Struct", function()
       ps:close()
       local list = Point:array { { x = 1 }, { x = 2 } }
       assert.equal(2.0, list[2].x)
-      raises("record 2: table of fields expected, got number", Point.array, Point, { {}, 2 })
+      raises("bad record 2 for 'array' (table of fields expected, got number)", Point.array, Point, { {}, 2 })
       raises("not negative", Point.array, Point, -1)
       raises("size or list of records expected", Point.array, Point, "x")
       list:close()

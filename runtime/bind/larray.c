@@ -17,7 +17,7 @@ static inline uint64_t key(lua_State *L, int idx) {
   return ok ? (uint64_t)i - 1 : UINT64_MAX;
 }
 
-/* ---- one element -------------------------------------------------------------------- */
+/* ---- one element ---- */
 
 /* Upvalue 1: the methods. */
 static int array_index(lua_State *L) {
@@ -72,16 +72,33 @@ static struct lspot spot(lua_State *L) {
   return (struct lspot){a, at(a, k), a->elem, code_of(a)};
 }
 
+/*** Adds to an element in one step.
+ * @function Array:add
+ * @tparam integer i
+ * @tparam number n
+ * @treturn number the sum
+ * @raise a sum that does not fit; nothing has changed then */
 static int array_add(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_add(L, &p, 3);
 }
 
+/*** Replaces an element by what a function makes of it (see Value:update).
+ * @function Array:update
+ * @tparam integer i
+ * @tparam function f
+ * @return the new element */
 static int array_update(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_update(L, &p, 3);
 }
 
+/*** Replaces an element if it is what one expects.
+ * @function Array:compare_exchange
+ * @tparam integer i
+ * @param old
+ * @param new
+ * @treturn boolean whether it was */
 static int array_compare_exchange(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_exchange(L, &p, 3);
@@ -92,7 +109,7 @@ static int array_len(lua_State *L) {
   return 1;
 }
 
-/* ---- many elements: reading ------------------------------------------------------------ */
+/* ---- many elements: reading ---- */
 
 /* The string of `size` bytes from `from` on.  The buffer's memory is taken before the
  * lock is. */
@@ -137,7 +154,8 @@ static int split_bytes(lua_State *L) {
 }
 
 static int push_list(lua_State *L, struct lcell *a, uint64_t k, uint64_t n) {
-  if (n >= INT_MAX) return luaL_error(L, "%I elements are too many for a list", (LUAI_UACINT)n);
+  if (n >= INT_MAX)
+    return luaL_error(L, "%I elements are too many for a list", (LUAI_UACINT)n);
   if (a->elem == MP_CHAR) {
     push_bytes(L, a, at(a, k), n);
     return split_bytes(L);
@@ -150,7 +168,11 @@ static int push_list(lua_State *L, struct lcell *a, uint64_t k, uint64_t n) {
   return 1;
 }
 
-/* get(i = 1, j = #a): negative ones count from the end, as string.sub has it. */
+/*** The elements from i to j; negative ones count from the end, as in string.sub.
+ * @function Array:get
+ * @tparam[opt=1] integer i
+ * @tparam[opt=#a] integer j
+ * @treturn table|string a list; a string for typecode c */
 static int array_get(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   lua_Integer n = (lua_Integer)a->n;
@@ -164,17 +186,23 @@ static int array_get(lua_State *L) {
   return a->elem == MP_CHAR ? push_bytes(L, a, at(a, k), count) : push_list(L, a, k, count);
 }
 
+/*** All elements as a list.
+ * @function Array:totable
+ * @treturn table */
 static int array_totable(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   return push_list(L, a, 0, a->n);
 }
 
+/*** The memory of the array as a string.
+ * @function Array:bytes
+ * @treturn string */
 static int array_bytes(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   return push_bytes(L, a, a->data, a->n * a->width);
 }
 
-/* ---- many elements: writing --------------------------------------------------------------- */
+/* ---- many elements: writing ---- */
 
 /* The list at `idx` as elements in `out`; raises for argument `arg` at the first that
  * does not fit.  Runs no code of the user's. */
@@ -213,7 +241,11 @@ static const void *list_elements(lua_State *L, int arg, char code, size_t n, voi
   return out;
 }
 
-/* set(i, list): all of it or, when an element does not fit, nothing. */
+/*** Sets the elements from i on: all of them or, when one does not fit, none.
+ * @function Array:set
+ * @tparam integer i negative ones count from the end
+ * @tparam table|string list a string for typecode c only
+ * @raise when the list goes beyond the end or an element does not fit */
 static int array_set(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   uint64_t room[SLICE_MAX / 8];
@@ -233,6 +265,9 @@ static int array_set(lua_State *L) {
   return 0;
 }
 
+/*** Sets all elements.
+ * @function Array:fill
+ * @param x */
 static int array_fill(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   uint64_t bits;
@@ -243,8 +278,12 @@ static int array_fill(lua_State *L) {
   return 0;
 }
 
-/* ---- the rest ---------------------------------------------------------------------------- */
+/* ---- the rest ---- */
 
+/*** The lock that every operation takes.
+ * @function Array:get_lock
+ * @treturn mp.RLock
+ * @raise when it was made without */
 static int array_get_lock(lua_State *L) { return lcell_get_lock(L, lcell_self(L, KIND)); }
 static int array_close(lua_State *L) { return lcell_close(L, KIND); }
 
@@ -285,13 +324,22 @@ static int make(lua_State *L, uint8_t flags) {
   return 1;
 }
 
-/* Array(typecode, size | list | string, {lock = true}) */
+/*** Makes an array of numbers or bytes that processes share; `a[i]` (from 1), `#a`, ipairs.
+ * Reading outside gives nil, writing there raises.
+ * @function Array
+ * @tparam string typecode see Value
+ * @tparam integer|table|string init a size (zeros), or the elements; a string for c only
+ * @tparam[opt] table options lock = true: false is RawArray */
 static int array_new(lua_State *L) {
   lua_settop(L, 3);
   return make(L, lcell_options(L, 3));
 }
 
-/* RawArray(typecode, size | list | string) */
+/*** As Array, without a lock: elements are whole, add, update and compare_exchange are
+ * atomic instructions.
+ * @function RawArray
+ * @tparam string typecode
+ * @tparam integer|table|string init */
 static int raw_array_new(lua_State *L) {
   luaL_argcheck(L, lua_isnoneornil(L, 3), 3, "RawArray has no options");
   lua_settop(L, 2);

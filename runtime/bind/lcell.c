@@ -2,7 +2,7 @@
 #include "lcell.h"
 #include <stdio.h>
 
-/* ---- handles ---------------------------------------------------------------------- */
+/* ---- handles ---- */
 
 void lcell_opened(lua_State *L, struct lmp_handle *h) {
   (void)L;
@@ -54,7 +54,8 @@ char lcell_code(lua_State *L, int arg) {
   luaL_checktype(L, arg, LUA_TSTRING);
   const char *s = lua_tolstring(L, arg, &len);
   if (len != 1 || mp_elem_of(*s) < 0)
-    luaL_argerror(L, arg, lua_pushfstring(L, "unknown typecode '%s' (known: " MP_TYPECODES ")", s));
+    luaL_argerror(L, arg, lua_pushfstring(L, "unknown typecode '%s' (known: "
+                                          MP_TYPECODES ")", s));
   return *s;
 }
 
@@ -85,7 +86,8 @@ int lcell_close(lua_State *L, int kind) {
     return 0;
   }
   if (s->pins > 0 && s->pinner == s->h.me->word)
-    return luaL_error(L, "%s is in use by an update: it cannot be closed", lmp_kind_name(kind));
+    return luaL_error(L, "%s is in use by an update: it cannot be closed",
+                      lmp_kind_name(kind));
   lmp_release(L, &s->h);
   return 0;
 }
@@ -97,14 +99,14 @@ bool lcell_show(lua_State *L, int kind, struct lcell **out) {
     lua_pushfstring(L, "%s (closed)", lmp_kind_name(kind));
     return true;
   }
-  if (!s) lmp_check(L, 1, kind);
+  if (!s) return lmp_check(L, 1, kind) != NULL;
   char id[24];
   snprintf(id, sizeof id, "0x%zx", (size_t)s->h.obj * 16);
   lua_pushfstring(L, "%s: %s ", lmp_kind_name(kind), id);
   return false;
 }
 
-/* ---- the lock --------------------------------------------------------------------------- */
+/* ---- the lock ---- */
 
 void lcell_wait(lua_State *L, struct lcell *s, int err) {
   struct mp_member *me = s->h.me;
@@ -121,12 +123,13 @@ void lcell_wait(lua_State *L, struct lcell *s, int err) {
   }
 }
 
-/* ---- elements ------------------------------------------------------------------------------ */
+/* ---- elements ---- */
 
 static const char *why_not_char(lua_State *L, int idx) {
   if (lua_type(L, idx) != LUA_TSTRING)
     return lua_pushfstring(L, "string of one byte expected, got %s", luaL_typename(L, idx));
-  return lua_pushfstring(L, "string of one byte expected, got %d bytes", (int)lua_rawlen(L, idx));
+  return lua_pushfstring(L, "string of one byte expected, got %I bytes",
+                         (LUAI_UACINT)lua_rawlen(L, idx));
 }
 
 const char *lcell_why(lua_State *L, int idx, char code, int err) {
@@ -136,7 +139,8 @@ const char *lcell_why(lua_State *L, int idx, char code, int err) {
     return lua_pushfstring(L, "number expected, got %s", luaL_typename(L, idx));
   const char *number = luaL_tolstring(L, idx, NULL);
   if (err == EDOM)
-    return lua_pushfstring(L, "number %s is not an integer, as typecode '%c' wants", number, code);
+    return lua_pushfstring(L, "number %s is not an integer, as typecode '%c' wants", number,
+                           code);
   return lua_pushfstring(L, "number %s does not fit typecode '%c' (%s)", number, code,
                          mp_elem_range((enum mp_elem)mp_elem_of(code)));
 }
@@ -150,8 +154,9 @@ static int add_failed(lua_State *L, const struct lspot *p, int arg, int err, uin
   if (err == EDOM) return luaL_argerror(L, arg, lcell_why(L, arg, p->code, EDOM));
   lcell_push(L, p->elem, bits);
   const char *old = luaL_tolstring(L, -1, NULL), *n = luaL_tolstring(L, arg, NULL);
-  return luaL_argerror(L, arg, lua_pushfstring(L, "%s + %s does not fit typecode '%c' (%s)", old,
-                                               n, p->code, mp_elem_range(p->elem)));
+  lua_pushfstring(L, "%s + %s does not fit typecode '%c' (%s)", old, n, p->code,
+                  mp_elem_range(p->elem));
+  return luaL_argerror(L, arg, lua_tostring(L, -1));
 }
 
 int lcell_add(lua_State *L, const struct lspot *p, int arg) {
@@ -191,7 +196,7 @@ int lcell_exchange(lua_State *L, const struct lspot *p, int arg) {
   return 1;
 }
 
-/* ---- update --------------------------------------------------------------------------------- */
+/* ---- update ---- */
 
 static int update_result(lua_State *L, const struct lspot *p, int err) {
   return luaL_error(L, "bad result of the function that 'update' called (%s)",

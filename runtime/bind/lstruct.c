@@ -6,6 +6,7 @@
  */
 #include "lcell.h"
 #include <limits.h>
+#include <stdarg.h>
 
 #define KIND MP_KIND_STRUCT
 /* Texts up to this many bytes are read on the C stack. */
@@ -19,14 +20,16 @@ static struct lcell *self(lua_State *L) {
   return s;
 }
 
-static const struct mp_layout *layout_of(const struct lcell *s) { return mp_cell_layout(s->c); }
+static const struct mp_layout *layout_of(const struct lcell *s) {
+  return mp_cell_layout(s->c);
+}
 
 /* MP_CELL_TYPE, MP_CELL_MANY or 0 for a record (also one in an array). */
 static unsigned shape(const struct lcell *s) {
   return s->h.part >= LCELL_RECORD ? 0 : s->c->flags & (MP_CELL_TYPE | MP_CELL_MANY);
 }
 
-/* ---- fields ---------------------------------------------------------------------------- */
+/* ---- fields ---- */
 
 /* Pushes "x, y, name". */
 static const char *field_names(lua_State *L, const struct mp_layout *l) {
@@ -123,7 +126,7 @@ static void push_private(lua_State *L, const struct mp_field *f, const void *rec
   lua_pushlstring(L, mp_text_in(t, f->cap), (uint32_t)word);
 }
 
-/* ---- records ---------------------------------------------------------------------------- */
+/* ---- records ---- */
 
 /* Fills a zeroed private record from the table at `idx`. */
 static void fill_record(lua_State *L, int idx, const struct lcell *type, void *record) {
@@ -134,6 +137,7 @@ static void fill_record(lua_State *L, int idx, const struct lcell *type, void *r
     if (!f) {
       const char *name = luaL_tolstring(L, -2, NULL);
       luaL_error(L, "mp.Struct has no field '%s' (its fields: %s)", name, field_names(L, l));
+      return;
     }
     struct value v = field_value(L, lua_gettop(L), l, f);
     store_field(record, f, &v);
@@ -173,7 +177,12 @@ static struct lcell *self_type(lua_State *L, const char *what) {
   return s;
 }
 
-/* Point{x = 1} */
+/*** Makes a record.  Fields that are not named are 0 or "".
+ * @function Type:__call
+ * @tparam[opt] table fields name = value
+ * @return the record: its fields are read and written by name, `p.x = p.x + 1`
+ * @raise an unknown field, a value that does not fit
+ * @usage local Point = mp.Struct{{"x", "d"}, {"y", "d"}}; local p = Point{x = 1} */
 static int struct_call(lua_State *L) {
   struct lcell *type = self_type(L, "can be called");
   char *image = NULL;
@@ -187,7 +196,11 @@ static int struct_call(lua_State *L) {
   return 1;
 }
 
-/* Point:array(n) or Point:array{{x = 1}, {x = 2}} */
+/*** Makes an array of records.
+ * @function Type:array
+ * @tparam integer|table n how many, or a list of tables of fields
+ * @return the array `a`: `a[i].x` is a field of a record, `a[i] = {x = 1}` sets all of its
+ *   fields, `#a` says how many there are */
 static int struct_array(lua_State *L) {
   struct lcell *type = self_type(L, "makes arrays");
   char *image = NULL;
@@ -198,8 +211,8 @@ static int struct_array(lua_State *L) {
     image = private_records(L, type, n);
     for (size_t k = 0; k < n; k++) {
       if (lua_rawgeti(L, 2, (lua_Integer)k + 1) != LUA_TTABLE)
-        return luaL_argerror(L, 2, lua_pushfstring(L, "record %I: table of fields expected, got %s",
-                                                   (LUAI_UACINT)k + 1, luaL_typename(L, -1)));
+        return luaL_error(L, "mp.Struct: bad record %I for 'array' (table of fields expected, "
+                          "got %s)", (LUAI_UACINT)k + 1, luaL_typename(L, -1));
       fill_record(L, lua_gettop(L), type, image + k * type->c->stride);
       lua_pop(L, 1);
     }
@@ -214,7 +227,7 @@ static int struct_array(lua_State *L) {
   return 1;
 }
 
-/* ---- reading and writing ------------------------------------------------------------------- */
+/* ---- reading and writing ---- */
 
 /* Which record of an array the key at 2 means; false: none. */
 static bool place(lua_State *L, const struct lcell *s, uint64_t *k) {
@@ -277,8 +290,8 @@ static int struct_index(lua_State *L) {
 /* points[k] = {x = 1}: fields that are not named become 0 or "". */
 static int set_record(lua_State *L, struct lcell *s, uint64_t k) {
   if (!lua_istable(L, 3))
-    return luaL_error(L, "bad value for record %I of mp.Struct (table of fields expected, got %s)",
-                      (LUAI_UACINT)k + 1, luaL_typename(L, 3));
+    return luaL_error(L, "bad value for record %I of mp.Struct (table of fields expected, "
+                      "got %s)", (LUAI_UACINT)k + 1, luaL_typename(L, 3));
   char *image = private_records(L, s, 1);
   fill_record(L, 3, s, image);
   lcell_lock(L, s);
@@ -317,16 +330,33 @@ static struct lspot spot(lua_State *L) {
   return (struct lspot){.s = s};
 }
 
+/*** Adds to a field in one step.
+ * @function Record:add
+ * @tparam string field
+ * @tparam number n
+ * @treturn number the sum
+ * @raise a sum that does not fit; nothing has changed then */
 static int struct_add(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_add(L, &p, 3);
 }
 
+/*** Replaces a field by what a function makes of it (see Value:update).
+ * @function Record:update
+ * @tparam string field
+ * @tparam function f
+ * @return the new value */
 static int struct_update(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_update(L, &p, 3);
 }
 
+/*** Replaces a field if it is what one expects.
+ * @function Record:compare_exchange
+ * @tparam string field
+ * @param old
+ * @param new
+ * @treturn boolean whether it was */
 static int struct_compare_exchange(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_exchange(L, &p, 3);
@@ -350,7 +380,9 @@ static void push_table(lua_State *L, const struct mp_layout *l, const void *reco
   }
 }
 
-/* A table of the fields of a record; a list of such tables for an array. */
+/*** The fields of a record as a table; of an array of records a list of such tables.
+ * @function Record:totable
+ * @treturn table as it was at one time, if there is a lock */
 static int struct_totable(lua_State *L) {
   struct lcell *s = self(L);
   const struct mp_layout *l = layout_of(s);
@@ -360,7 +392,8 @@ static int struct_totable(lua_State *L) {
     push_table(L, l, snapshot(L, s, s->data));
     return 1;
   }
-  if (s->n >= INT_MAX) return luaL_error(L, "%I records are too many for a list", (LUAI_UACINT)s->n);
+  if (s->n >= INT_MAX)
+    return luaL_error(L, "%I records are too many for a list", (LUAI_UACINT)s->n);
   char *image = private_records(L, s, s->n);
   lcell_lock(L, s);
   for (uint64_t k = 0; k < s->n; k++)
@@ -374,6 +407,10 @@ static int struct_totable(lua_State *L) {
   return 1;
 }
 
+/*** The lock that all operations on a record or an array of records take.
+ * @function Record:get_lock
+ * @treturn mp.RLock
+ * @raise when the type was made with lock = false */
 static int struct_get_lock(lua_State *L) {
   struct lcell *s = self(L);
   if (shape(s) == MP_CELL_TYPE)
@@ -393,11 +430,12 @@ static int struct_gc(lua_State *L) {
 /* Two handles of one record are equal. */
 static int struct_eq(lua_State *L) {
   struct lcell *a = lmp_test(L, 1, KIND), *b = lmp_test(L, 2, KIND);
-  lua_pushboolean(L, a && b && a->h.obj != 0 && a->h.obj == b->h.obj && a->h.part == b->h.part);
+  lua_pushboolean(L, a && b && a->h.obj != 0 && a->h.obj == b->h.obj &&
+                         a->h.part == b->h.part);
   return 1;
 }
 
-/* ---- tostring -------------------------------------------------------------------------------- */
+/* ---- tostring ---- */
 
 /* "x d, name c 16" */
 static void show_layout(luaL_Buffer *b, lua_State *L, const struct mp_layout *l) {
@@ -480,9 +518,13 @@ static int struct_tostring(lua_State *L) {
   return 1;
 }
 
-/* ---- record types ------------------------------------------------------------------------------ */
+/* ---- record types ---- */
 
-static int bad_field(lua_State *L, size_t k, const char *why) {
+static int bad_field(lua_State *L, size_t k, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  const char *why = lua_pushvfstring(L, format, args);
+  va_end(args);
   return luaL_argerror(L, 1, lua_pushfstring(L, "field %I: %s", (LUAI_UACINT)k + 1, why));
 }
 
@@ -493,7 +535,7 @@ static uint32_t field_cap(lua_State *L, int idx, size_t k, char code) {
   if (code != 'c') bad_field(L, k, "only typecode 'c' has a length");
   lua_Integer cap = lua_tointegerx(L, -1, &ok);
   if (lua_type(L, -1) != LUA_TNUMBER || !ok || cap < 1 || cap > (lua_Integer)MP_TEXT_MAX)
-    bad_field(L, k, lua_pushfstring(L, "a length is an integer from 1 to %d", (int)MP_TEXT_MAX));
+    bad_field(L, k, "a length is an integer from 1 to %d", (int)MP_TEXT_MAX);
   return (uint32_t)cap;
 }
 
@@ -502,19 +544,19 @@ static void read_field(lua_State *L, int names, size_t k, struct mp_field_def *d
   int idx = lua_gettop(L);
   size_t len;
   if (!lua_istable(L, idx))
-    bad_field(L, k, lua_pushfstring(L, "{name, typecode} expected, got %s", luaL_typename(L, idx)));
+    bad_field(L, k, "{name, typecode} expected, got %s", luaL_typename(L, idx));
   if (lua_rawgeti(L, idx, 1) != LUA_TSTRING)
-    bad_field(L, k, lua_pushfstring(L, "a name is a string, got %s", luaL_typename(L, -1)));
+    bad_field(L, k, "a name is a string, got %s", luaL_typename(L, -1));
   d->name = lua_tolstring(L, -1, &d->len);
   if (d->len == 0 || d->len > MP_FIELD_NAME_MAX)
-    bad_field(L, k, lua_pushfstring(L, "a name has 1 to %d bytes", MP_FIELD_NAME_MAX));
+    bad_field(L, k, "a name has 1 to %d bytes", MP_FIELD_NAME_MAX);
   lua_pushvalue(L, -1);
   lua_rawseti(L, names, (lua_Integer)k + 1);
   if (lua_rawgeti(L, idx, 2) != LUA_TSTRING)
-    bad_field(L, k, lua_pushfstring(L, "a typecode is a string, got %s", luaL_typename(L, -1)));
+    bad_field(L, k, "a typecode is a string, got %s", luaL_typename(L, -1));
   const char *code = lua_tolstring(L, -1, &len);
   if (len != 1 || mp_elem_of(*code) < 0)
-    bad_field(L, k, lua_pushfstring(L, "unknown typecode '%s' (known: " MP_TYPECODES ")", code));
+    bad_field(L, k, "unknown typecode '%s' (known: " MP_TYPECODES ")", code);
   d->code = *code;
   d->cap = field_cap(L, idx, k, d->code);
   lua_settop(L, idx);
@@ -541,12 +583,18 @@ static struct mp_layout *read_layout(lua_State *L, uint32_t *stride) {
   memset(l, 0, size);
   int err = mp_layout_make(l, defs, (unsigned)n, stride, &culprit);
   if (err == EEXIST)
-    bad_field(L, culprit, lua_pushfstring(L, "there is another field '%s'", defs[culprit].name));
+    bad_field(L, culprit, "there is another field '%s'", defs[culprit].name);
   if (err != 0) bad_field(L, culprit, "a record with it is too large");
   return l;
 }
 
-/* Struct({{"x", "d"}, {"name", "c", 16}}, {lock = true}) */
+/*** Makes a record type.  Record type, records and arrays of them are shared objects.
+ * @function Struct
+ * @tparam table fields a list of {name, typecode}, or {name, "c", n} for a string of up to n
+ *   bytes of any value
+ * @tparam[opt] table options lock = true: false makes records without a lock
+ * @return the type; call it to make a record
+ * @usage local Point = mp.Struct{{"x", "d"}, {"y", "d"}, {"name", "c", 16}} */
 static int struct_new(lua_State *L) {
   uint32_t stride;
   luaL_checktype(L, 1, LUA_TTABLE);

@@ -39,21 +39,42 @@ static int value_newindex(lua_State *L) {
   return 0;
 }
 
+/*** Adds to the value in one step.
+ * @function Value:add
+ * @tparam number n
+ * @treturn number the sum
+ * @raise a sum that does not fit; nothing has changed then */
 static int value_add(lua_State *L) {
   struct lspot p = spot(lcell_self(L, KIND));
   return lcell_add(L, &p, 2);
 }
 
+/*** Replaces the value by what a function makes of it.  With a lock, f runs once and holds it
+ * (and cannot yield); without one it runs again when another was faster.
+ * @function Value:update
+ * @tparam function f gets the value, returns the new one
+ * @return the new value
+ * @raise what f raises; nothing has changed then */
 static int value_update(lua_State *L) {
   struct lspot p = spot(lcell_self(L, KIND));
   return lcell_update(L, &p, 2);
 }
 
+/*** Replaces the value if it is what one expects.
+ * @function Value:compare_exchange
+ * @param old
+ * @param new
+ * @treturn boolean whether it was */
 static int value_compare_exchange(lua_State *L) {
   struct lspot p = spot(lcell_self(L, KIND));
   return lcell_exchange(L, &p, 2);
 }
 
+/*** The lock that every operation takes.
+ * @function Value:get_lock
+ * @treturn mp.RLock
+ * @raise when it was made without
+ * @usage v:get_lock():with(function() v.value = v.value * 2 end) */
 static int value_get_lock(lua_State *L) { return lcell_get_lock(L, lcell_self(L, KIND)); }
 static int value_close(lua_State *L) { return lcell_close(L, KIND); }
 
@@ -84,13 +105,24 @@ static int make(lua_State *L, uint8_t flags) {
   return 1;
 }
 
-/* Value(typecode, initial, {lock = true}) */
+/*** Makes one number or byte that processes share; read and written as `v.value`.
+ *
+ * Typecodes are those of Python's `array`: c (a byte, as a string), b B h H i I l L q Q
+ * (integers of 1, 2, 4, 8, 8 bytes; capitals are unsigned), f d.  A number that does not
+ * fit is refused.  An unsigned number beyond Lua's integers shows as the nearest float.
+ * @function Value
+ * @tparam string typecode
+ * @param[opt=0] initial
+ * @tparam[opt] table options lock = true: false is RawValue */
 static int value_new(lua_State *L) {
   lua_settop(L, 3);
   return make(L, lcell_options(L, 3));
 }
 
-/* RawValue(typecode, initial) */
+/*** As Value, without a lock: add, update and compare_exchange are atomic instructions.
+ * @function RawValue
+ * @tparam string typecode
+ * @param[opt=0] initial */
 static int raw_value_new(lua_State *L) {
   luaL_argcheck(L, lua_isnoneornil(L, 3), 3, "RawValue has no options");
   lua_settop(L, 2);

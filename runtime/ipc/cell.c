@@ -8,6 +8,9 @@ _Static_assert(offsetof(struct mp_cell, rlock) == sizeof(struct mp_object),
                "part 1 of a cell is the lock behind its head");
 _Static_assert(sizeof(struct mp_cell) == 56, "a Value fills one cache line");
 
+#define TWO_63 9223372036854775808.0
+#define TWO_64 (2 * TWO_63)
+
 static const struct {
   unsigned char width;
   const char *range;
@@ -107,8 +110,8 @@ int mp_elem_from_float(enum mp_elem e, double d, uint64_t *bits) {
   }
   if (e == MP_F32) return single(d, bits);
   if (!(floor(d) == d) || isinf(d)) return EDOM;
-  if (d >= -0x1p63 && d < 0x1p63) return mp_elem_from_int(e, (int64_t)d, bits);
-  if (e != MP_U64 || d < 0 || d >= 0x1p64) return ERANGE;
+  if (d >= -TWO_63 && d < TWO_63) return mp_elem_from_int(e, (int64_t)d, bits);
+  if (e != MP_U64 || d < 0 || d >= TWO_64) return ERANGE;
   *bits = (uint64_t)d;
   return 0;
 }
@@ -160,7 +163,7 @@ static int sum_int(enum mp_elem e, uint64_t bits, int64_t i, uint64_t *sum) {
 
 /* A float that is an integer, too large for int64_t: matters to MP_U64 alone. */
 static int sum_large(enum mp_elem e, uint64_t bits, double d, uint64_t *sum) {
-  if (e != MP_U64 || fabs(d) >= 0x1p64) return ERANGE;
+  if (e != MP_U64 || fabs(d) >= TWO_64) return ERANGE;
   uint64_t size = (uint64_t)fabs(d);
   bool carry = d < 0 ? __builtin_sub_overflow(bits, size, sum)
                      : __builtin_add_overflow(bits, size, sum);
@@ -182,7 +185,7 @@ int mp_elem_sum(enum mp_elem e, uint64_t bits, struct mp_num n, uint64_t *sum) {
   }
   if (!n.is_float) err = sum_int(e, bits, n.i, &out);
   else if (!(floor(n.d) == n.d) || isinf(n.d)) return EDOM;
-  else if (n.d >= -0x1p63 && n.d < 0x1p63) err = sum_int(e, bits, (int64_t)n.d, &out);
+  else if (n.d >= -TWO_63 && n.d < TWO_63) err = sum_int(e, bits, (int64_t)n.d, &out);
   else err = sum_large(e, bits, n.d, &out);
   if (err == 0) *sum = out;
   return err;
@@ -346,7 +349,8 @@ int mp_layout_make(struct mp_layout *out, const struct mp_field_def *defs, unsig
   return 0;
 }
 
-const struct mp_field *mp_layout_find(const struct mp_layout *l, const char *name, size_t len) {
+const struct mp_field *mp_layout_find(const struct mp_layout *l, const char *name,
+                                      size_t len) {
   const uint16_t *order = (const uint16_t *)(const void *)(l->fields + l->nfields);
   unsigned low = 0, high = l->nfields;
   while (low < high) {

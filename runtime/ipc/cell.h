@@ -44,8 +44,8 @@ struct mp_cell {
   uint64_t n;
 };
 
-/* A field of a layout.  at: where the field begins in a record.  cap: 0 for an element, else the most bytes
- * of a text.  name, len: the field's name, from the start of the layout. */
+/* A field of a layout.  at: where it begins in a record.  cap: 0 for an element, else the
+ * most bytes of a text.  name, len: the field's name, from the start of the layout. */
 struct mp_field {
   uint32_t at;
   uint32_t cap;

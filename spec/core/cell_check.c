@@ -12,7 +12,7 @@ static enum mp_elem elem(char code) { return (enum mp_elem)mp_elem_of(code); }
 static struct mp_num whole(int64_t i) { return (struct mp_num){false, {.i = i}}; }
 static struct mp_num real(double d) { return (struct mp_num){true, {.d = d}}; }
 
-/* ---- what fits ------------------------------------------------------------------------- */
+/* ---- what fits ---- */
 
 static void check_range(char code, int64_t low, int64_t high) {
   enum mp_elem e = elem(code);
@@ -112,11 +112,12 @@ static void check_copies(void) {
         for (size_t n = 0; n <= 48; n += width) {
           memset(to, 0, sizeof to);
           mp_cell_copy(to + j, from + i, n, width);
-          CHECK(memcmp(to + j, from + i, n) == 0 && to[j + n] == 0 && (j == 0 || to[j - 1] == 0));
+          CHECK(memcmp(to + j, from + i, n) == 0);
+          CHECK(to[j + n] == 0 && (j == 0 || to[j - 1] == 0));
         }
 }
 
-/* ---- layouts ----------------------------------------------------------------------------- */
+/* ---- layouts ---- */
 
 static void check_layouts(void) {
   struct mp_field_def defs[] = {{"b", 1, 0, 'b'}, {"x", 1, 0, 'd'},  {"name", 4, 5, 'c'},
@@ -144,7 +145,7 @@ static void check_layouts(void) {
   CHECK(mp_cell_size(&p) == sizeof(struct mp_cell) + 24);
 }
 
-/* ---- threads ------------------------------------------------------------------------------- */
+/* ---- threads ---- */
 
 #define TURNS 20000
 #define TEXT 37
@@ -236,7 +237,7 @@ static void check_threads(void) {
   run_both(write_texts, read_texts);
 }
 
-/* ---- kill points ---------------------------------------------------------------------------- */
+/* ---- kill points ---- */
 
 #define TAKE(c)                                                                            \
   __extension__({                                                                          \
