@@ -378,8 +378,8 @@ static int crash(void (*op)(void), long k) {
   crash_op = op;
   struct child c = start(traced);
   waitpid(c.pid, &status, 0);
-  if (!WIFSTOPPED(status)) return -1;
-  for (long i = 0; i < k && inside; i++) {
+  if (!WIFSTOPPED(status)) inside = -1;
+  for (long i = 0; inside == 1 && i < k; i++) {
     ptrace(PTRACE_SINGLESTEP, c.pid, NULL, NULL);
     waitpid(c.pid, &status, 0);
     if (!WIFSTOPPED(status)) inside = 0;
