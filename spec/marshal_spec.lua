@@ -343,6 +343,20 @@ for _, way in ipairs(ways) do
       got = send(C)
       assert.equal(got, getmetatable(got.proto))
     end)
+
+    it("has its finalizer run in a cycle too", function()
+      local runs = mp.Value("i", 0)
+      local C = {}
+      C.proto = setmetatable({}, C)
+      for i = 1, 30 do C["field" .. i] = i end
+      C.__gc = function() runs:add(1) end
+      local got = send { C }
+      setmetatable(C.proto, nil)
+      assert.equal(got[1], getmetatable(got[1].proto))
+      got[1].proto = nil
+      collectgarbage()
+      assert.equal(1, runs.value)
+    end)
   end)
 
   describe("an mp object " .. way.name, function()

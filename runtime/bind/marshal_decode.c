@@ -3,8 +3,9 @@
  * All that a decode needs lies in its own C frame and on the Lua stack: tables that are
  * made step the collector, so finalizers may decode meanwhile, and errors may leave at
  * any point.  The stack from `base` on: memory for frames when there are many, objects
- * that are referred to by offset, containers in progress that do not fit, a slot for
- * each string of the window when the message is long enough to pay for them; then two
+ * that are referred to by offset, containers in progress that do not fit, metatables to
+ * be set again at the end, a slot for each string of the window when the message is
+ * long enough to pay for them; then two
  * slots for each container in progress: it, and the key whose value is being read, or
  * nil.
  */
@@ -24,7 +25,7 @@ struct dec_frame {
 enum { LOCAL_FRAMES = 24, POOL_PAYS = 1024 };
 
 /* Slots from base on. */
-enum { SLOT_FRAMES, SLOT_OBJECTS, SLOT_SPILL, SLOTS };
+enum { SLOT_FRAMES, SLOT_OBJECTS, SLOT_SPILL, SLOT_LATE, SLOTS };
 
 /* levels: slot of the lowest container on the stack.  budget: elements and records that
  * tables may still announce.  pool: slot of the strings, 0 for none.  nstr: strings
@@ -336,6 +337,42 @@ static bool take_run(struct dec *d, unsigned tag) {
   return f->i == f->n;
 }
 
+/* The table on top is being read still, or may be. */
+static bool in_progress(const struct dec *d) {
+  for (size_t k = d->spilled; k < d->depth; k++)
+    if (lua_rawequal(d->L, -1, d->levels + 2 * (int)(k - d->spilled))) return true;
+  return d->spilled > 0;
+}
+
+/* Lua looks for __gc when a metatable is set: one that has not all of its fields yet
+ * is set once more when everything is there. */
+static void set_late(struct dec *d) {
+  lua_State *L = d->L;
+  int late = d->base + SLOT_LATE;
+  if (lua_isnil(L, late)) {
+    lua_newtable(L);
+    lua_replace(L, late);
+  }
+  lua_Integer n = (lua_Integer)lua_rawlen(L, late);
+  lua_pushvalue(L, slot(d));
+  lua_rawseti(L, late, n + 1);
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, late, n + 2);
+}
+
+static void set_again(struct dec *d) {
+  lua_State *L = d->L;
+  int late = d->base + SLOT_LATE;
+  if (lua_isnil(L, late)) return;
+  lua_Integer n = (lua_Integer)lua_rawlen(L, late);
+  for (lua_Integer i = 1; i < n; i += 2) {
+    lua_rawgeti(L, late, i);
+    lua_rawgeti(L, late, i + 1);
+    lua_setmetatable(L, -2);
+    lua_pop(L, 1);
+  }
+}
+
 /* The metatable is on top; d->meta_tag says how it was written. */
 static void set_metatable(struct dec *d) {
   lua_State *L = d->L;
@@ -350,6 +387,7 @@ static void set_metatable(struct dec *d) {
                  "registered (mp.marshal.register)");
     lua_pop(L, 1);
   }
+  if (d->meta_tag && !named && in_progress(d)) set_late(d);
   lua_setmetatable(L, slot(d));
 }
 
@@ -591,7 +629,8 @@ static inline enum pushed push_value(struct dec *d) {
 
 static void check_key(struct dec *d) {
   lua_State *L = d->L;
-  if (lua_isnil(L, -1) || (lua_type(L, -1) == LUA_TNUMBER && lua_tonumber(L, -1) != lua_tonumber(L, -1)))
+  if (lua_isnil(L, -1) ||
+      (lua_type(L, -1) == LUA_TNUMBER && lua_tonumber(L, -1) != lua_tonumber(L, -1)))
     malformed(d, "a key that is nil or not a number");
 }
 
@@ -708,6 +747,7 @@ void lmp_decode(lua_State *L, struct lmp_unpack *u) {
   if (!push_lone(&d)) {
     prepare(&d);
     decode_all(&d);
+    set_again(&d);
   }
   if (d.p != d.end) malformed(&d, "something comes after the value");
   if (d.base) {

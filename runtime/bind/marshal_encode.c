@@ -65,8 +65,9 @@ static void prepend(struct path *p, const char *s) {
 
 static bool is_name(const char *s, size_t n) {
   static const char *const words[] = {
-      "and",   "break", "do",  "else", "elseif", "end",    "false", "for",  "function", "goto", "if",
-      "in",    "local", "nil", "not",  "or",     "repeat", "return", "then", "true",    "until", "while"};
+      "and",    "break", "do",   "else", "elseif", "end",  "false", "for",   "function", "goto",
+      "if",     "in",    "local", "nil", "not",    "or",   "repeat", "return", "then",   "true",
+      "until",  "while"};
   if (n == 0 || n > 100 || (s[0] >= '0' && s[0] <= '9')) return false;
   for (size_t i = 0; i < n; i++)
     if (!((s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z') || s[i] == '_' ||
@@ -605,11 +606,13 @@ static size_t pack_run(unsigned char *p, const lua_Integer *v, int k, lua_Intege
   }
   if (range <= UINT16_MAX) {
     p[0] = TAG_RUN2;
-    for (int j = 0; j < k; j++) put16(p + n + 2 * (size_t)j, (uint16_t)((uint64_t)v[j] - (uint64_t)lo));
+    for (int j = 0; j < k; j++)
+      put16(p + n + 2 * (size_t)j, (uint16_t)((uint64_t)v[j] - (uint64_t)lo));
     return n + 2 * (size_t)k;
   }
   p[0] = TAG_RUN4;
-  for (int j = 0; j < k; j++) put32(p + n + 4 * (size_t)j, (uint32_t)((uint64_t)v[j] - (uint64_t)lo));
+  for (int j = 0; j < k; j++)
+    put32(p + n + 4 * (size_t)j, (uint32_t)((uint64_t)v[j] - (uint64_t)lo));
   return n + 4 * (size_t)k;
 }
 
