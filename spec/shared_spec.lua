@@ -990,21 +990,21 @@ describe("A Struct", function()
 
   it("lets single records of an array cross, also when the array is closed", function()
     local q, Point = mp.Queue(), mp.Struct { { "x", "i" } }
-    local ps = Point:array(200)
+    local ps = Point:array(600)
     finish(child(function()
-      for _, i in ipairs { 1, 2, 100, 200 } do
+      for _, i in ipairs { 1, 2, 300, 600 } do
         ps[i].x = i
         q:put(ps[i])
       end
     end))
     local got = {}
-    for k, i in ipairs { 1, 2, 100, 200 } do
+    for k, i in ipairs { 1, 2, 300, 600 } do
       got[k] = q:get(10)
       assert.equal(i, got[k].x)
       assert.equal(ps[i], got[k])
     end
     ps:close()
-    assert.equal(200, got[4].x)
+    assert.equal(600, got[4].x)
     for _, record in ipairs(got) do record:close() end
     Point:close()
     q:close()

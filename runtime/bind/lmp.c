@@ -121,7 +121,7 @@ static void push_handles(lua_State *L) {
 }
 
 static lua_Integer handle_key(mp_ref obj, uint32_t part) {
-  return (lua_Integer)obj << 8 | (lua_Integer)part;
+  return (lua_Integer)((lua_Unsigned)obj << 32 | part);
 }
 
 /* The kind of handle that `part` of an object has. */

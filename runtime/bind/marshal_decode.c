@@ -513,8 +513,9 @@ static bool handle_opened(struct dec *d, const unsigned char *at, bool more) {
 static bool push_handle(struct dec *d, const unsigned char *at) {
   struct lmp_unpack *u = d->u;
   uint64_t i = take_varint(d);
-  unsigned part = take_byte(d);
-  if (i >= u->nrefs) malformed(d, "a handle that is not there");
+  uint64_t wide = take_varint(d);
+  uint32_t part = (uint32_t)wide;
+  if (i >= u->nrefs || part != wide) malformed(d, "a handle that is not there");
   uint32_t entry = u->entries[i];
   open(d);
   if (entry != UINT32_MAX) {
@@ -529,10 +530,10 @@ static bool push_handle(struct dec *d, const unsigned char *at) {
 static bool push_serial(struct dec *d, const unsigned char *at) {
   lua_State *L = d->L;
   uint32_t entry;
-  need(d, NONCE + 14);
+  need(d, NONCE + 17);
   if ((d->u->mode & LMP_MODE) != LMP_STRING) malformed(d, "an object by serial number");
   const unsigned char *p = d->p + NONCE;
-  d->p += NONCE + 14;
+  d->p += NONCE + 17;
   if (p[0] < MP_KIND_QUEUE || p[0] >= MP_KIND_PIPE) malformed(d, "an object of no kind");
   const char *kind = lmp_kind_name(p[0]);
   struct mp_member *me = lmp_member(L);
@@ -543,7 +544,7 @@ static bool push_serial(struct dec *d, const unsigned char *at) {
   if (e == ESTALE) luaL_error(L, "marshal: the %s in this data no longer exists", kind);
   if (e == ENOMEM) lmp_full(L);
   if (e) lmp_fail(L, e, "refer to a shared object");
-  lmp_push_object(L, get32(p + 1), entry, p[13]);
+  lmp_push_object(L, get32(p + 1), entry, get32(p + 13));
   return handle_opened(d, at, (*at & ~BIT_SHARED) == TAG_SERIAL_U);
 }
 

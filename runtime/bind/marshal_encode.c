@@ -881,12 +881,12 @@ static void put_serial(struct enc *e, const struct lmp_handle *h, int tag) {
   const struct mp_object *o = mp_at(h->obj);
   put_byte(e, tag);
   put_nonce(e);
-  unsigned char *p = room(e, 14);
+  unsigned char *p = room(e, 17);
   p[0] = (unsigned char)mp_block_kind(&o->block);
   put32(p + 1, h->obj);
   put64(p + 5, o->serial);
-  p[13] = (unsigned char)h->part;
-  e->p->len += 14;
+  put32(p + 13, h->part);
+  e->p->len += 17;
 }
 
 static void open_handle(struct enc *e, int kind) {
@@ -906,7 +906,7 @@ static void open_handle(struct enc *e, int kind) {
   if (where == LMP_FAMILY) {
     put_byte(e, more ? TAG_HANDLE_U : TAG_HANDLE);
     put_varint(e, ref_index(e, h->obj));
-    put_byte(e, (int)h->part);
+    put_varint(e, h->part);
   } else
     put_serial(e, h, more ? TAG_SERIAL_U : TAG_SERIAL);
   if (more) {
