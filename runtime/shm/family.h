@@ -113,8 +113,9 @@ int mp_alloc_hard(size_t size, enum mp_kind kind, bool zero, struct mp_member *m
                   mp_ref *out);
 
 /* Makes an object: a zeroed block of `size` bytes with its first reference.
- * `init(p, arg)` (may be NULL) fills it before it is published.  No lock held.  0
- * or ENOMEM. */
+ * `init(p, arg)` (may be NULL) fills it before it is published; it runs under the
+ * family lock, so it is short and takes no lock but the arena's.  No lock may be held
+ * by the caller.  0 or ENOMEM. */
 int mp_object_make(size_t size, enum mp_kind kind, struct mp_member *me,
                    void (*init)(void *p, void *arg), void *arg, uint32_t *entry,
                    mp_ref *out);
