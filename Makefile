@@ -171,7 +171,8 @@ lint:
 
 asan:
 	@sh .ci/setup build test
-	@$(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined check
+	@MPLUA_KILL_POINTS=$${MPLUA_KILL_POINTS:-12} \
+	  $(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined check
 
 tsan:
 	@sh .ci/setup build

@@ -6,9 +6,8 @@ local multiarch = (T.shell "gcc -print-multiarch"):gsub("%s+$", "")
 local libdir = "/usr/lib/" .. multiarch
 
 -- A sanitized tree cannot be linked into plain programs.
-local sanitized = T.shell("nm -D " .. T.quote(T.exe)):find("__[at]san_init") ~= nil
 local function needs_plain()
-  if sanitized then pending("not with sanitizers") end
+  if T.sanitized then pending("not with sanitizers") end
 end
 
 local dir
@@ -85,7 +84,7 @@ int main(int argc, char **argv) {
 
 describe("make install", function()
   setup(function()
-    if sanitized then return end
+    if T.sanitized then return end
     local tree = T.build:gsub("^" .. root:gsub("%p", "%%%0") .. "/", "")
     sh(("cd %s && make --no-print-directory BUILD=%s PREFIX=/opt/mplua DESTDIR=%s/root install")
       :format(root, tree, dir), 60)

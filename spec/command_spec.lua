@@ -385,6 +385,7 @@ describe("the library", function()
   end)
 
   it("loads under stock lua5.4 as mp.so", function()
+    if T.sanitized then pending("not with sanitizers") end
     local out, code = T.shell(("cd / && env -i LUA_CPATH='%s/?.so' %s -e 'print(type(require \"mp\"))'")
       :format(T.build, STOCK))
     assert.equal("table\n", out)
@@ -429,6 +430,7 @@ describe("a large heap", function()
   end)
 
   it("is refused, not crashed, when there is no memory for it", function()
+    if T.sanitized then pending("not with sanitizers") end
     local r = T.mplua([[
       local t = {}
       print(pcall(function() while true do t[#t + 1] = ("x"):rep(20 << 20) .. #t end end))

@@ -32,6 +32,14 @@ if T.build:sub(1, 1) ~= "/" then T.build = lfs.currentdir() .. "/" .. T.build en
 
 if not in_mplua then package.cpath = T.build .. "/?.so;" .. package.cpath end
 
+-- busted takes modules out of package.loaded between files and loads this one again;
+-- what must be done once is kept in the registry.
+local registry = debug.getregistry()
+local once = registry["mplua.spec.helper"]
+local first_time = once == nil
+once = once or {}
+registry["mplua.spec.helper"] = once
+
 local watchdog = assert(package.loadlib(T.build .. "/spec/watchdog.so", "luaopen_watchdog"))()
 
 local function read(path)
@@ -44,6 +52,17 @@ end
 
 --- The text of a file, or nil.
 T.read = read
+
+if once.sanitized == nil then
+  local text = read(T.exe) or ""
+  once.sanitized = text:find("__asan_init", 1, true) and "address"
+    or text:find("__tsan_init", 1, true) and "thread" or false
+end
+
+--- "address" or "thread" when the command under test was built with that sanitizer, which
+-- takes much address space, tells memory out differently, and keeps mp.so out of stock
+-- lua5.4; else false.
+T.sanitized = once.sanitized
 
 --- Runs a command line of sh under a time limit of 20 s (or `seconds`).
 -- @return what it wrote on stdout and stderr, and its exit status (128 + N after signal N)
@@ -214,13 +233,7 @@ T.snapshot = snapshot
 
 -- Every test ---------------------------------------------------------------------
 
--- busted takes modules out of package.loaded between files and loads this one again;
--- what must be done once is marked in the registry.
-local registry = debug.getregistry()
-local once = registry["mplua.spec.helper"]
-if not once then
-  once = {}
-  registry["mplua.spec.helper"] = once
+if first_time then
   busted.subscribe({ "test", "start" }, function(element)
     once.name = element.name
     watchdog.name(element.name)

@@ -545,6 +545,7 @@ describe("the options of a process", function()
   end)
 
   it("end it with exit code 1 when memory is over, saying so", function()
+    if T.sanitized then pending("not with sanitizers") end
     local path = T.tmpname()
     local limit = status("VmData") * 1024 + (32 << 20)
     local code = run { memory = limit, stderr = path, name = "big", target = function()
@@ -716,6 +717,7 @@ describe("random numbers", function()
   end)
 
   it("differ from run to run without a seed", function()
+    if T.sanitized then pending("not with sanitizers") end
     local script = [[
       local mp = require "mp"
       local p = mp.Process(function() print(math.random(1 << 60)) end)
