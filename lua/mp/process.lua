@@ -17,9 +17,10 @@ local DAEMON_GRACE = 5
 
 local process = {}
 
--- Of this process; a child begins with its own. children, detached: the started ones
--- that were not reaped, process -> its number. hooks: what at_exit was given.
-local current, parent
+-- Of this process; a child begins with its own. origin: in a child, what was current in
+-- its parent; parent: the object for it, once it was asked for. children, detached: the
+-- started ones that were not reaped, process -> its number. hooks: what at_exit was given.
+local current, origin, parent
 local children, detached, hooks = {}, {}, {}
 local made, started = 0, 0
 local ended, given_up = false, false
@@ -370,9 +371,8 @@ process.Process = make_class(Process, "Process")
 
 -- A process that was not made by the constructor: the main one, the parent.
 local function known_process(fields)
-  local self = setmetatable({ _mp = fields }, instance_metatable(Process))
-  fields.options = {}
-  return self
+  fields.options, fields.owner = {}, core.getpid()
+  return setmetatable({ _mp = fields }, instance_metatable(Process))
 end
 
 -- This process ------------------------------------------------------------------------
@@ -391,17 +391,11 @@ end
 -- The first thing that runs in a child, on its own coroutine. What the parent's object
 -- of this process becomes: the current process.
 bootstrap = function(self)
-  local state = self._mp
-  local before = current
+  local state, pid = self._mp, core.getpid()
   children, detached, hooks = {}, {}, {}
   made, started, ended, given_up = 0, 0, false, false
-  local handle, pid = core.parent()
-  parent = known_process {
-    handle = handle, pid = pid, name = before.name, daemon = before.daemon,
-    authkey = before.authkey, status = "parent", owner = core.getpid(), place = before._mp.place,
-  }
-  current = self
-  state.status, state.pid, state.owner = "current", core.getpid(), core.getpid()
+  current, origin, parent = self, current, nil
+  state.status, state.pid, state.owner = "current", pid, pid
   core.name = state.name
   if core.exit then rawset(os, "exit", core.exit) end
   reseed(state.index)
@@ -414,7 +408,17 @@ function process.current_process() return current end
 
 --- The process that started this one; nil in the main one.
 -- @return Process with name, pid, is_alive() and join(timeout)
-function process.parent_process() return parent end
+function process.parent_process()
+  if origin and not parent then
+    local was = origin._mp
+    local handle, pid = core.parent()
+    parent = known_process {
+      handle = handle, pid = pid, name = was.name, daemon = was.daemon, authkey = was.authkey,
+      status = "parent", place = was.place,
+    }
+  end
+  return parent
+end
 
 -- Processes in the order in which they were started.
 local function in_order(set)
@@ -514,7 +518,7 @@ end
 
 current = known_process {
   handle = core.process(), pid = core.getpid(), name = "MainProcess", daemon = false, place = "",
-  authkey = core.random(32), status = "current", owner = core.getpid(),
+  authkey = core.random(32), status = "current",
 }
 core.name = "MainProcess"
 
