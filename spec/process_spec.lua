@@ -519,7 +519,7 @@ describe("the options of a process", function()
   end)
 
   it("that the system refuses raise in start, and nothing is left", function()
-    fails("cannot start process 'far': pin it to its processors: Invalid argument", function()
+    fails("process_spec%.lua:%d+: cannot start process 'far': pin it to its processors: Invalid argument", function()
       mp.Process { target = print, cpu = 1023, name = "far" }:start()
     end)
     fails("there is no processor 70000", function() mp.Process { cpu = 70000 }:start() end)
@@ -755,6 +755,35 @@ describe("a tree of processes", function()
     assert.is_true(T.wait_until(all_gone, 1))
     assert.is_true(mp.monotonic() - t0 < 5)
     assert.equal(-9, root.exitcode)
+  end)
+end)
+
+describe("a process that has no descriptor left", function()
+  it("can start, join and watch children, or is told what it cannot", function()
+    local r = T.mplua([[
+      local mp = require "mp"
+      mp.Event()
+      local files = {}
+      repeat files[#files + 1] = io.open("/dev/null") until #files == 0 or not io.open("/dev/null")
+      local p = mp.Process(function()
+        print(io.read())
+        mp.sleep(0.05)
+        os.exit(3)
+      end)
+      p:start()
+      print(p:join(0.01), p:join(), p.exitcode)
+      print(pcall(function() return p.sentinel end))
+      print(pcall(function() mp.Process{ stdout = "/dev/null", name = "x" }:start() end))
+      print(pcall(function() mp.Process{ nice = 1, name = "y" }:start() end))
+    ]], nil, { env = "prlimit -n40" })
+    local lines = {}
+    for line in r.out:gmatch("[^\n]+") do lines[#lines + 1] = line:gsub("/tmp/[^:]*:%d+: ", "") end
+    assert.same({
+      "nil", "false\ttrue\t3", "false\tcannot watch a process: Too many open files",
+      "false\tcannot open /dev/null as stdout of process 'x': Too many open files",
+      "false\tcannot start process 'y': Too many open files",
+    }, lines)
+    assert.equal("", r.err)
   end)
 end)
 

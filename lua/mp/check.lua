@@ -24,6 +24,14 @@ function check.raise(message, ...)
   error(where() .. (select("#", ...) > 0 and message:format(...) or message), 0)
 end
 
+--- Calls a function of the core; what it raises is raised at the script's line.
+function check.call(f, ...)
+  local ok, result = pcall(f, ...)
+  if ok then return result end
+  if type(result) ~= "string" then error(result, 0) end
+  check.raise("%s", result)
+end
+
 --- Raises as luaL_argerror does.
 function check.arg_error(n, fname, message, ...)
   if select("#", ...) > 0 then message = message:format(...) end

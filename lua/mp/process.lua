@@ -189,7 +189,7 @@ function Process:start()
     check.raise("can only start a process that was made by the current one")
   end
   reap_all()
-  state.pid = core.start(state.handle, state.name, state.options, bootstrap, self)
+  state.pid = check.call(core.start, state.handle, state.name, state.options, bootstrap, self)
   started = started + 1
   state.status = "started"
   if state.options.detach then detached[self] = started else children[self] = started end
@@ -290,7 +290,7 @@ local getters = {
   sentinel = function(self, state)
     check_child(state, "watch")
     has_ended(self, state)
-    return core.watch(state.handle, true)
+    return check.call(core.watch, state.handle, true)
   end,
 }
 
@@ -441,7 +441,7 @@ function process.watch(self)
   local state = self._mp
   if state.status ~= "parent" then check_child(state, "wait for") end
   if reap(self, state, 0) then return -1, true end
-  return core.watch(state.handle, false), false
+  return check.call(core.watch, state.handle, false), false
 end
 
 -- The end of a program ------------------------------------------------------------------

@@ -42,7 +42,11 @@ local function wait(objects, timeout)
   end
   local ready
   repeat
-    for _, i in ipairs(core.poll(fds, timeout)) do
+    local found, bad = core.poll(fds, timeout)
+    if bad then
+      check.arg_error(1, "wait", "object %d: descriptor %d is not open", bad, fds[bad])
+    end
+    for _, i in ipairs(found) do
       now[i] = now[i] or not tests[i] or tests[i](objects[i])
     end
     ready = {}

@@ -43,7 +43,7 @@ static int poll_slice(struct pollfd *fds, nfds_t n, mp_time deadline) {
 }
 
 /* core.poll(fds, timeout) -> array of the indices of those that are readable (or at
- * their end), in order; empty when the time is over.  A bad descriptor raises. */
+ * their end), in order; empty when the time is over; nil, index: that one is not open */
 static int poll_fds(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   mp_time deadline = lmp_deadline(L, 2);
@@ -66,8 +66,11 @@ static int poll_fds(lua_State *L) {
   }
   lua_createtable(L, r, 0);
   for (lua_Integer i = 0, at = 0; i < n; i++) {
-    if (fds[i].revents & POLLNVAL)
-      return luaL_error(L, "descriptor %d (object %I) is not open", fds[i].fd, i + 1);
+    if (fds[i].revents & POLLNVAL) {
+      lua_pushnil(L);
+      lua_pushinteger(L, i + 1);
+      return 2;
+    }
     if (!fds[i].revents) continue;
     lua_pushinteger(L, i + 1);
     lua_rawseti(L, -2, ++at);

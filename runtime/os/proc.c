@@ -38,31 +38,28 @@ void mp_birth_close(struct mp_birth *b) {
 }
 
 /* Where there is no /dev/null, the read end of a pipe that nobody writes reads the
- * same. */
-static int open_nothing(void) {
-  int fd = open("/dev/null", O_RDONLY | O_CLOEXEC), end[2];
-  if (fd >= 0) return fd;
-  if (pipe2(end, O_CLOEXEC) != 0) return -1;
+ * same.  Stream 0 is closed first: it may be the last descriptor that is to be had. */
+static int put_nothing(void) {
+  int end[2];
+  (void)close(0);
+  if (open("/dev/null", O_RDONLY) == 0) return 0;
+  if (pipe2(end, O_CLOEXEC) != 0) return errno;
   mp_fd_close(&end[1]);
-  return end[0];
+  return end[0] == 0 || dup2(end[0], 0) == 0 ? 0 : errno;
 }
 
-/* `fd` becomes stream `i`; a copy is not close-on-exec. */
+/* `fd` becomes stream `i`; the copy is not close-on-exec. */
 static int put_stream(int fd, int i) {
-  if (fd == i) return fcntl(fd, F_SETFD, 0) < 0 ? errno : 0;
-  return dup2(fd, i) < 0 ? errno : 0;
+  if (dup2(fd, i) < 0) return errno;
+  (void)close(fd);
+  return 0;
 }
 
 static int put_streams(const struct mp_birth *b) {
-  for (int i = 0; i < 3; i++) {
-    int fd = b->stream[i];
-    if (fd < 0 && i > 0) continue;
-    if (fd < 0) fd = open_nothing();
-    int e = fd < 0 ? errno : put_stream(fd, i);
-    if (e) return e;
-    if (fd > 2) (void)close(fd);
-  }
-  return 0;
+  int e = b->stream[0] < 0 ? put_nothing() : 0;
+  for (int i = 0; i < 3 && !e; i++)
+    if (b->stream[i] >= 0) e = put_stream(b->stream[i], i);
+  return e;
 }
 
 /* ---- births ---------------------------------------------------------------------- */
