@@ -11,8 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static struct mp_member me;
-static int failed, passed;
+static _Thread_local struct mp_member me;
+static _Atomic int failed, passed;
 static const char *running = "";
 static long running_point;
 
@@ -47,6 +47,7 @@ static struct child start(void (*fn)(void)) {
   if (c.pid != 0) return c;
   fn();
   mp_member_close(&me, 0);
+  fflush(stdout);
   _exit(failed != 0);
 }
 
@@ -107,7 +108,7 @@ static inline void crash_all(const char *name, void (*prepare)(void), void (*op)
   running = name;
   for (;; length *= 2) {
     running_point = length;
-    prepare();
+    if (prepare) prepare();
     inside = crash(op, length);
     check();
     if (inside <= 0) break;
@@ -119,7 +120,7 @@ static inline void crash_all(const char *name, void (*prepare)(void), void (*op)
   long step = length / wanted_points() + 1;
   for (long k = step; k < length; k += step, points++) {
     running_point = k;
-    prepare();
+    if (prepare) prepare();
     inside = crash(op, k);
     check();
     if (!inside) break;

@@ -4,29 +4,11 @@
  * birth and its end. */
 #include "ipc/conn.h"
 #include "ipc/pipe.h"
+#include "check.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static struct mp_member me;
-static int failed, passed;
-
-#define CHECK(what)                                                            \
-  do {                                                                         \
-    if (what) passed++;                                                        \
-    else {                                                                     \
-      failed++;                                                                \
-      printf("conn_check: line %d: not true: %s\n", __LINE__, #what);          \
-    }                                                                          \
-  } while (0)
 
 /* ---- helpers ------------------------------------------------------------- */
 
@@ -62,39 +44,6 @@ static int open_fds(void) {
   int n = 0;
   for (int fd = 0; fd < 1024; fd++) n += fcntl(fd, F_GETFD) >= 0;
   return n;
-}
-
-struct child {
-  pid_t pid;
-  uint32_t word;
-};
-
-/* Runs fn in a process of the family. */
-static struct child start(void (*fn)(void)) {
-  struct child c;
-  sigset_t all, old;
-  sigfillset(&all);
-  sigprocmask(SIG_BLOCK, &all, &old);
-  fflush(stdout);
-  int e = mp_member_fork(&me, "child", &c.pid, &c.word);
-  sigprocmask(SIG_SETMASK, &old, NULL);
-  if (e) {
-    printf("conn_check: cannot fork: %s\n", strerror(e));
-    exit(1);
-  }
-  if (c.pid != 0) return c;
-  fn();
-  mp_member_close(&me, 0);
-  fflush(stdout);
-  _exit(failed != 0);
-}
-
-static int finish(struct child c, int signal) {
-  int status;
-  if (signal) kill(c.pid, signal);
-  waitpid(c.pid, &status, 0);
-  mp_bury(c.word, &me, NULL);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status) == signal ? 0 : -1;
 }
 
 /* ---- frames -------------------------------------------------------------- */
@@ -362,37 +311,6 @@ static void check_pipe_in_itself(void) {
 
 /* ---- killed at every instruction ----------------------------------------- */
 
-static void (*crash_op)(void);
-
-static void traced(void) {
-  if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) _exit(2);
-  raise(SIGSTOP);
-  crash_op();
-  _exit(0);
-}
-
-/* Runs op for k instructions in a process of its own, then kills it.  1: it was killed
- * inside, 0: it came to its end, -1: there is no tracing here. */
-static int crash(void (*op)(void), long k) {
-  int status, inside = 1;
-  crash_op = op;
-  struct child c = start(traced);
-  waitpid(c.pid, &status, 0);
-  if (!WIFSTOPPED(status)) inside = -1;
-  for (long i = 0; inside == 1 && i < k; i++) {
-    ptrace(PTRACE_SINGLESTEP, c.pid, NULL, NULL);
-    waitpid(c.pid, &status, 0);
-    if (!WIFSTOPPED(status)) inside = 0;
-  }
-  if (WIFSTOPPED(status)) {
-    kill(c.pid, SIGKILL);
-    waitpid(c.pid, &status, 0);
-  }
-  if (k % 2) mp_bury(c.word, &me, NULL); /* else whoever comes finds it dead */
-  else mp_collect(&me);
-  return inside;
-}
-
 static struct mp_claim left_before;
 
 /* A life of tickets: one left and redeemed, one withdrawn, one of before redeemed. */
@@ -412,6 +330,7 @@ static void see_tickets(void) {
   struct mp_claim again;
   mp_ref refs[3];
   uint32_t entries[3];
+  if (running_point % 2 == 0) mp_collect(&me); /* nobody has buried it */
   CHECK(blocks(MP_KIND_VALUE) == 3 && blocks(MP_KIND_PIPE) == 1);
   CHECK(mp_pipe_leave(the_pipe, object, 1, &me, &again) == 0);
   CHECK(mp_pipe_redeem(the_pipe, &again, &me, refs, entries) == 0 && refs[0] == object[0]);
@@ -421,33 +340,9 @@ static void see_tickets(void) {
   CHECK(nothing_left());
 }
 
-#define KILL_POINTS 150
-
-/* MPLUA_KILL_POINTS asks for more: each costs a process and all the steps to it. */
-static long kill_points(void) {
-  const char *s = getenv("MPLUA_KILL_POINTS");
-  return s && atol(s) > 0 ? atol(s) : KILL_POINTS;
-}
-
-static int crash_once(long k) {
+static void prepare_tickets(void) {
   make_pipe();
   CHECK(mp_pipe_leave(the_pipe, object, 3, &me, &left_before) == 0);
-  int inside = crash(op_tickets, k);
-  see_tickets();
-  return inside;
-}
-
-static void check_crashes(void) {
-  long length = 1, points = 0;
-  int inside;
-  while ((inside = crash_once(length)) > 0) length *= 2;
-  if (inside < 0) {
-    printf("conn_check: no tracing here: crashes are not tried\n");
-    return;
-  }
-  long step = (length / 2 + kill_points() - 1) / kill_points();
-  for (long k = 0; crash_once(k) > 0; k += step) points++;
-  printf("conn_check: tickets: %ld kill points\n", points);
 }
 
 int main(void) {
@@ -466,9 +361,8 @@ int main(void) {
   check_descriptors();
   check_tickets();
   check_pipe_in_itself();
-  check_crashes();
+  crash_all("tickets", prepare_tickets, op_tickets, see_tickets);
   CHECK(open_fds() == base);
   mp_member_close(&me, -1);
-  printf("conn_check: %d passed, %d failed\n", passed, failed);
-  return failed != 0;
+  return report("conn_check");
 }

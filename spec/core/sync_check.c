@@ -2,63 +2,10 @@
  * that work together, that are killed while they hold or wait, and that are killed
  * after every single instruction of an operation. */
 #include "ipc/sync.h"
+#include "check.h"
 #include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static _Thread_local struct mp_member me;
-static _Atomic int failed, passed;
-
-#define CHECK(what)                                                            \
-  do {                                                                         \
-    if (what) passed++;                                                        \
-    else {                                                                     \
-      failed++;                                                                \
-      printf("sync_check: line %d: not true: %s\n", __LINE__, #what);          \
-    }                                                                          \
-  } while (0)
 
 #define SOON (mp_deadline(10)) /* far more than any step needs */
-
-/* ---- processes ------------------------------------------------------------------------- */
-
-struct child {
-  pid_t pid;
-  uint32_t word;
-};
-
-/* Runs fn in a process of the family. */
-static struct child start(void (*fn)(void)) {
-  struct child c;
-  sigset_t all, old;
-  sigfillset(&all);
-  sigprocmask(SIG_BLOCK, &all, &old);
-  fflush(stdout);
-  int e = mp_member_fork(&me, "child", &c.pid, &c.word);
-  sigprocmask(SIG_SETMASK, &old, NULL);
-  if (e) {
-    printf("sync_check: cannot fork: %s\n", strerror(e));
-    exit(1);
-  }
-  if (c.pid != 0) return c;
-  fn();
-  mp_member_close(&me, 0);
-  _exit(failed != 0);
-}
-
-/* Waits for its end, by itself or killed; 0 when all of its checks were true. */
-static int finish(struct child c, int signal) {
-  int status;
-  if (signal) kill(c.pid, signal);
-  waitpid(c.pid, &status, 0);
-  mp_bury(c.word, &me, NULL);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status) == signal ? 0 : -1;
-}
 
 /* Dead, but neither reaped nor buried. */
 static void await_death(struct child c) {
@@ -468,66 +415,6 @@ static void check_threads(void) {
 
 /* ---- killed after every instruction ---------------------------------------------------- */
 
-static void (*crash_op)(void);
-
-static void traced(void) {
-  if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) _exit(2);
-  raise(SIGSTOP);
-  crash_op();
-  _exit(0);
-}
-
-/* Runs op for k instructions in a process of its own, then kills it.  1: it was killed
- * inside, 0: it came to its end, -1: there is no tracing here. */
-static int crash(void (*op)(void), long k) {
-  int status, inside = 1;
-  crash_op = op;
-  struct child c = start(traced);
-  waitpid(c.pid, &status, 0);
-  if (!WIFSTOPPED(status)) inside = -1;
-  for (long i = 0; inside == 1 && i < k; i++) {
-    ptrace(PTRACE_SINGLESTEP, c.pid, NULL, NULL);
-    waitpid(c.pid, &status, 0);
-    if (!WIFSTOPPED(status)) inside = 0;
-  }
-  if (WIFSTOPPED(status)) {
-    kill(c.pid, SIGKILL);
-    waitpid(c.pid, &status, 0);
-  }
-  if (k % 2) mp_bury(c.word, &me, NULL); /* else whoever comes finds it dead */
-  return inside;
-}
-
-/* How many kill points of an operation are tried: each costs a process and all the
- * steps to it.  MPLUA_KILL_POINTS asks for more. */
-#define KILL_POINTS 100
-
-static long wanted_points(void) {
-  const char *s = getenv("MPLUA_KILL_POINTS");
-  return s && atol(s) > 0 ? atol(s) : KILL_POINTS;
-}
-
-static void crash_all(const char *name, void (*op)(void), void (*check)(void)) {
-  long length = 1, points = 0;
-  int inside;
-  while ((inside = crash(op, length)) > 0) {
-    check();
-    length *= 2;
-  }
-  check();
-  if (inside < 0) {
-    printf("sync_check: no tracing here, kill points are left out\n");
-    return;
-  }
-  long step = (length + wanted_points() - 1) / wanted_points();
-  for (long k = 0; crash(op, k) > 0; k += step) {
-    check();
-    points++;
-  }
-  check();
-  printf("sync_check: %s: %ld kill points\n", name, points);
-}
-
 static void op_semaphore(void) {
   (void)own();
   (void)disown();
@@ -601,11 +488,10 @@ int main(void) {
   check_dead_party();
   check_event();
   check_threads();
-  crash_all("semaphore", op_semaphore, see_semaphore);
-  crash_all("condition", op_condition, see_condition);
-  crash_all("barrier", op_barrier, see_barrier);
+  crash_all("semaphore", NULL, op_semaphore, see_semaphore);
+  crash_all("condition", NULL, op_condition, see_condition);
+  crash_all("barrier", NULL, op_barrier, see_barrier);
   drop_world();
-  printf("sync_check: %d passed, %d failed\n", passed, failed);
   mp_member_close(&me, -1);
-  return failed != 0;
+  return report("sync_check");
 }
