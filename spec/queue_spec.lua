@@ -681,6 +681,10 @@ describe("Queue", function()
       q:put(1)
       assert.is_true(q:full())
     end
+    for _, name in ipairs { "Queue", "JoinableQueue", "SimpleQueue" } do
+      local _, message = pcall(mp[name], -1)
+      assert.truthy(message:find("." .. name .. "'", 1, true), message)
+    end
   end)
 
   it("is first in, first out, over all producers", function()
@@ -1168,6 +1172,7 @@ describe("A queue in an odd place", function()
   end
 
   it("works under a limit of address space", function()
+    if T.sanitized then pending("not with sanitizers") end
     check("ulimit -v 400000;")
     check("ulimit -v 60000;")
   end)

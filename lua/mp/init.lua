@@ -21,14 +21,12 @@ local mp = {
   getpid = core.getpid,
   log_to_stderr = log.log_to_stderr,
   get_logger = log.get_logger,
-
-  JoinableQueue = core.Queue,
-  SimpleQueue = core.Queue,
 }
 
 for _, name in ipairs {
-  "Queue", "LifoQueue", "PriorityQueue", "Pipe", "Value", "Array", "RawValue", "RawArray",
-  "Struct", "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier",
+  "Queue", "LifoQueue", "PriorityQueue", "JoinableQueue", "SimpleQueue", "Pipe",
+  "Value", "Array", "RawValue", "RawArray", "Struct",
+  "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier",
 } do
   mp[name] = core[name]
 end
