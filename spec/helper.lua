@@ -266,8 +266,20 @@ local function settled_leaks()
   return found
 end
 
+-- Ends the children that a test left: the next one gets a clean house, and the run comes to
+-- its end, where what still runs would be joined.
+local function kill_leaked_children()
+  local pids = {}
+  for _, pid in ipairs(T.children()) do pids[pid] = true end
+  for _, pid in ipairs(before.children) do pids[pid] = nil end
+  for pid in pairs(pids) do os.execute(("kill -KILL %d 2>/dev/null"):format(pid)) end
+  local mp = package.loaded["mp"]
+  if mp then T.wait_until(function() return #mp.active_children() == 0 end, 2) end
+end
+
 busted.after_each(function()
   local found = settled_leaks()
+  if #found > 0 then kill_leaked_children() end
   local barked = watchdog.stop()
   local name = once.name or "?"
   if #found > 0 then
