@@ -52,6 +52,12 @@ function check.arg(n, fname, value, expected, optional)
     value == nil and "no value" or check.typename(value))
 end
 
+--- Raises unless `value` is a time-out: seconds, or nil.
+function check.timeout(n, fname, value)
+  check.arg(n, fname, value, "number", true)
+  if value ~= value then check.arg_error(n, fname, "a time-out must not be NaN") end
+end
+
 --- Whether a value can be called.
 function check.callable(value)
   if type(value) == "function" then return true end

@@ -9,6 +9,7 @@ local check = require "mp.check"
 local core = require "mp.core"
 local log = require "mp.log"
 
+local oslib = os
 local random, randomseed = math.random, math.randomseed
 local SIGINT, SIGKILL, SIGTERM = 2, 9, 15
 
@@ -27,6 +28,10 @@ local ended, given_up = false, false
 
 -- The hidden state ---------------------------------------------------------------
 
+-- Around a fork every page that is written is copied; so nothing is allocated there that
+-- can be avoided: tables have their size from the beginning, empty ones are used again.
+local NONE = {}
+
 local function new_state(class_name)
   made = made + 1
   local of = current and current._mp
@@ -34,7 +39,8 @@ local function new_state(class_name)
   return {
     handle = core.process(), status = "initial", owner = core.getpid(), place = place,
     index = made, name = class_name .. "-" .. place, daemon = of and of.daemon or false,
-    authkey = of and of.authkey, options = {},
+    authkey = of and of.authkey, options = NONE,
+    pid = nil, exitcode = nil, target = nil, args = nil,
   }
 end
 
@@ -56,7 +62,7 @@ local function check_child(state, verb)
   check_open(state)
   if state == current._mp then check.raise("cannot %s the current process", verb) end
   if state.status == "parent" then
-    if verb ~= "join" then check.raise("can only %s a child process", verb) end
+    if verb ~= "join" and verb ~= "watch" then check.raise("can only %s a child process", verb) end
   elseif state.owner ~= core.getpid() then
     check.raise("can only %s a child process", verb)
   elseif state.status == "initial" then
@@ -123,7 +129,9 @@ local known = {
 local function pack_args(args)
   local n = args.n
   if math.type(n) ~= "integer" or n < 0 then n = #args end
-  return { n = n, table.unpack(args, 1, n) }
+  local ok, packed = pcall(function() return { n = n, table.unpack(args, 1, n) } end)
+  if ok then return packed end
+  check.arg_error(1, "Process", "option 'args': too many arguments")
 end
 
 -- The table form, Process{ target = …, … }.
@@ -193,7 +201,7 @@ function Process:start()
   started = started + 1
   state.status = "started"
   if state.options.detach then detached[self] = started else children[self] = started end
-  state.target, state.args, state.options = nil, nil, {}
+  state.target, state.args, state.options = nil, nil, NONE
 end
 
 --- Waits for its end.
@@ -201,7 +209,7 @@ end
 -- @return whether it has ended
 function Process:join(timeout)
   local state = state_of(self, "join")
-  check.arg(1, "join", timeout, "number", true)
+  check.timeout(1, "join", timeout)
   check_child(state, "join")
   return reap(self, state, timeout)
 end
@@ -238,7 +246,8 @@ signalling("interrupt", SIGINT)
 function Process:close()
   local state = state_of(self, "close")
   if state.status == "closed" then return end
-  if state.status == "current" or state.status == "parent" then
+  local foreign = state.status == "started" and state.owner ~= core.getpid()
+  if foreign or state.status == "current" or state.status == "parent" then
     check.raise("can only close a child process")
   end
   if state.status == "started" and not has_ended(self, state) then
@@ -246,7 +255,7 @@ function Process:close()
       state.name)
   end
   core.forget(state.handle)
-  state.status, state.target, state.args, state.options = "closed", nil, nil, {}
+  state.status, state.target, state.args, state.options = "closed", nil, nil, NONE
 end
 
 -- Joins at the end of a scope, terminates first when an error leaves it.
@@ -371,7 +380,7 @@ process.Process = make_class(Process, "Process")
 
 -- A process that was not made by the constructor: the main one, the parent.
 local function known_process(fields)
-  fields.options, fields.owner = {}, core.getpid()
+  fields.options, fields.owner = NONE, core.getpid()
   return setmetatable({ _mp = fields }, instance_metatable(Process))
 end
 
@@ -392,12 +401,14 @@ end
 -- of this process becomes: the current process.
 bootstrap = function(self)
   local state, pid = self._mp, core.getpid()
-  children, detached, hooks = {}, {}, {}
+  if next(children) then children = {} end
+  if next(detached) then detached = {} end
+  if next(hooks) then hooks = {} end
   made, started, ended, given_up = 0, 0, false, false
   current, origin, parent = self, current, nil
   state.status, state.pid, state.owner = "current", pid, pid
   core.name = state.name
-  if core.exit then rawset(os, "exit", core.exit) end
+  if core.exit and oslib then rawset(oslib, "exit", core.exit) end
   reseed(state.index)
   log.info("child process calling self.run()")
   self:run()

@@ -123,13 +123,19 @@ static void put_off_collection(lua_State *L) {
   (void)lua_gc(L, LUA_GCSTEP, -lua_gc(L, LUA_GCCOUNT));
 }
 
+static void print_trouble(const char *name, const struct mp_trouble *t) {
+  char text[128];
+  snprintf(text, sizeof text, "cannot %s: %s", t->what, strerror(t->err));
+  print_bare(name, text);
+}
+
 /* Streams, limits, signals.  Trouble goes to the parent when it listens, else to
  * stderr. */
 static void set_up(struct lmp_start *s) {
   mp_birth_signals();
   struct mp_trouble t = mp_birth_apply(&s->birth);
   if (s->told) mp_trouble_tell(s->trouble, &t);
-  else if (t.err) print_bare(s->name, "cannot be set up");
+  else if (t.err) print_trouble(s->name, &t);
   if (t.err) {
     mp_member_close(s->member, 1);
     _exit(1);
@@ -142,7 +148,7 @@ static void adopt(struct lmp_start *s) {
   p->member = s->member;
   p->parent = s->parent;
   p->parent_word = s->parent_word;
-  lmp_program_settle(s->L, p);
+  lmp_program_settle(p);
   base_co = s->co;
   lua_rawgeti(s->L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   main_co = lua_tothread(s->L, -1);

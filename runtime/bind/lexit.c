@@ -89,6 +89,29 @@ int lmp_exit(lua_State *L) {
 
 /* ---- lua_close ---------------------------------------------------------------------- */
 
+static int lowest_level(lua_State *L) {
+  lua_Debug ar;
+  int none = 1, some = 0;
+  while (lua_getstack(L, none, &ar)) none *= 2;
+  while (none - some > 1) {
+    int middle = some + (none - some) / 2;
+    if (lua_getstack(L, middle, &ar)) some = middle;
+    else none = middle;
+  }
+  return some;
+}
+
+/* The state is being closed: it calls finalizers on the main coroutine, with nothing
+ * below them, and no finalizer that is set from now on. */
+static bool is_closing(lua_State *L) {
+  lua_Debug ar;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  lua_State *main = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  return lua_getstack(main, lowest_level(main), &ar) && lua_getinfo(main, "n", &ar) &&
+         ar.name && strcmp(ar.name, "__gc") == 0;
+}
+
 int lmp_closing(lua_State *L) {
   struct lmp_program *p = lmp_program(L);
   if (!p || !here(p)) return 0;
@@ -103,10 +126,11 @@ static int sentinel_gc(lua_State *L) {
   return 0;
 }
 
-/* At the closing of a state the youngest finalizer runs first: what a script made
- * after its last process was started may be gone when the others are joined, which
- * harms nobody, but never the state's membership in the family. */
-void lmp_sentinel_renew(lua_State *L, struct lmp_program *p) {
+/* At the closing of a state the youngest finalizer runs first: what a script has made
+ * after the sentinel may be gone when children are joined, which harms nobody, but not
+ * the state's membership in the family. */
+static void new_sentinel(lua_State *L, struct lmp_program *p) {
+  if (p->sentinel && is_closing(L)) return;
   struct lmp_program **s = lua_newuserdatauv(L, sizeof *s, 0);
   *s = p;
   if (luaL_newmetatable(L, "mp.sentinel")) {
@@ -140,7 +164,11 @@ static void watch_exit(void) {
  * and that is to write to every page shared with the parent. */
 #define CHILD_STACK 160
 
-static lua_State *new_coroutine(lua_State *L, int place) {
+/* A coroutine in user value `place`; the one that a child has taken from there and runs
+ * on moves to `used`. */
+static lua_State *new_coroutine(lua_State *L, int place, int used) {
+  if (lua_getiuservalue(L, -1, place) == LUA_TTHREAD) lua_setiuservalue(L, -2, used);
+  else lua_pop(L, 1);
   lua_State *co = lua_newthread(L);
   luaL_checkstack(co, CHILD_STACK, NULL);
   lua_setiuservalue(L, -2, place);
@@ -148,21 +176,16 @@ static lua_State *new_coroutine(lua_State *L, int place) {
 }
 
 void lmp_program_prepare(lua_State *L, struct lmp_program *p) {
+  if (!p->joined) new_sentinel(L, p);
+  p->joined = true;
   lua_rawgetp(L, LUA_REGISTRYINDEX, &program_key);
-  if (!p->next_co) p->next_co = new_coroutine(L, LMP_NEXT_CO);
-  if (!p->next_end) p->next_end = new_coroutine(L, LMP_NEXT_END);
+  if (!p->next_co) p->next_co = new_coroutine(L, LMP_NEXT_CO, LMP_BASE);
+  if (!p->next_end) p->next_end = new_coroutine(L, LMP_NEXT_END, LMP_END);
   lua_sethook(p->next_co, lua_gethook(L), lua_gethookmask(L), lua_gethookcount(L));
   lua_pop(L, 1);
 }
 
-static void move_coroutine(lua_State *L, int from, int to) {
-  lua_getiuservalue(L, -1, from);
-  lua_setiuservalue(L, -2, to);
-  lua_pushnil(L);
-  lua_setiuservalue(L, -2, from);
-}
-
-void lmp_program_settle(lua_State *L, struct lmp_program *p) {
+void lmp_program_settle(struct lmp_program *p) {
   programs_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
   p->next = NULL;
   programs = p;
@@ -172,10 +195,6 @@ void lmp_program_settle(lua_State *L, struct lmp_program *p) {
   p->over = false;
   p->end = p->next_end;
   p->next_co = p->next_end = NULL;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &program_key);
-  move_coroutine(L, LMP_NEXT_CO, LMP_BASE);
-  move_coroutine(L, LMP_NEXT_END, LMP_END);
-  lua_pop(L, 1);
   watch_exit();
 }
 
@@ -192,6 +211,7 @@ static int program_gc(lua_State *L) {
 }
 
 void lmp_program_open(lua_State *L) {
+  if (is_closing(L)) luaL_error(L, "cannot open mp: the state is being closed");
   struct lmp_program *p = lua_newuserdatauv(L, sizeof *p, LMP_NEXT_END);
   memset(p, 0, sizeof *p);
   lua_createtable(L, 0, 1);
@@ -203,7 +223,7 @@ void lmp_program_open(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &program_key);
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &core_key);
-  lmp_sentinel_renew(L, p);
+  new_sentinel(L, p);
   p->pid = getpid();
   p->thread = pthread_self();
   pthread_mutex_lock(&programs_lock);

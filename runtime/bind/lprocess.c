@@ -187,7 +187,6 @@ static int start_process(lua_State *L) {
   s.member = lmp_member(L);
   s.program = lmp_program(L);
   s.program->thread = pthread_self();
-  lmp_sentinel_renew(L, s.program);
   fill_coroutine(L, &s, 4);
   lua_pushfstring(L, "start process '%s'", s.name);
   open_streams(L, 3, s.name, &s.birth);
@@ -201,6 +200,7 @@ static int start_process(lua_State *L) {
   p->word = word;
   p->owner = getpid();
   p->state = RUNNING;
+  s.program->over = false; /* somebody has to wait for it, should the end have been */
   lua_pushinteger(L, pid);
   return 1;
 }

@@ -19,7 +19,7 @@
  * member: of a child; NULL in a main program, which may not have joined.
  * pid, thread: where it belongs.
  * child: started by mp.Process.  parent, parent_word: of a child.
- * over: its end has begun.
+ * over: its end has begun.   joined: it has had a start, hence a good sentinel.
  * sentinel: the newest object whose collection means that the state is closed. */
 enum { LMP_END = 1, LMP_BASE, LMP_NEXT_CO, LMP_NEXT_END };
 struct lmp_program {
@@ -28,7 +28,7 @@ struct lmp_program {
   pid_t pid, parent;
   uint32_t parent_word;
   pthread_t thread;
-  bool child, over;
+  bool child, over, joined;
   const void *sentinel;
   struct lmp_program *next; /* the programs of this process */
 };
@@ -37,13 +37,11 @@ struct lmp_program *lmp_program(lua_State *L);
 void lmp_push_core(lua_State *L);
 /* Makes the program of this state, `core` table on top; watches for exit(3). */
 void lmp_program_open(lua_State *L);
-/* Makes next_co and next_end if there are none.  Raises. */
+/* Before a start, in a member of the family: makes next_co and next_end if there are
+ * none, and for the first start a sentinel that is younger than the member.  Raises. */
 void lmp_program_prepare(lua_State *L, struct lmp_program *p);
-/* This process is `p`'s now, all other programs stayed behind; it runs on its next_co.
- * Needs 3 places on the stack of L, and no memory. */
-void lmp_program_settle(lua_State *L, struct lmp_program *p);
-/* A new sentinel, so that its finalizer runs before those of all that is older. */
-void lmp_sentinel_renew(lua_State *L, struct lmp_program *p);
+/* This process is `p`'s now, all other programs stayed behind; it runs on its next_co. */
+void lmp_program_settle(struct lmp_program *p);
 /* Runs core.shutdown(code), once; LMP_NO_CODE in a main program.  False when Ctrl-C
  * ended it in a child.  Raises nothing; other errors go to stderr. */
 #define LMP_NO_CODE INT_MIN
