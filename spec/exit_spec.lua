@@ -213,6 +213,39 @@ for _, host in ipairs(hosts) do
       ]])
     end)
 
+    it("joins what a finalizer starts while the state is closed", function()
+      for _, ending in ipairs { "", "os.exit(0, true)" } do
+        local r = script([[
+          io.stdout:setvbuf("line")
+          mp.Process(function() mp.sleep(0.1) print("child") end):start()
+          FINAL = setmetatable({}, { __gc = function()
+            mp.Process(function() mp.sleep(0.2) print("late") end):start()
+          end })
+        ]] .. ending)
+        assert.same({ "child\nlate\n", "", 0 }, { r.out, r.err, r.code })
+      end
+    end)
+
+    it("is too late for the library to be opened", function()
+      local r = T.mplua([[
+        FINAL = setmetatable({}, { __gc = function()
+          print(select(2, pcall(require, "mp")))
+        end })
+      ]], nil, host)
+      if not usable(host) then pending("mp.so cannot be loaded here") end
+      assert.same({ "cannot open mp: the state is being closed\n", "", 0 }, { r.out, r.err, r.code })
+    end)
+
+    it("does not need the standard libraries", function()
+      prints("true\t7\n", [[
+        local print, exit = print, os.exit
+        os, io, debug = nil, nil, nil
+        local p = mp.Process(exit, 7)
+        p:start()
+        print(p:join(), p.exitcode)
+      ]])
+    end)
+
     it("logs what it does, daemons first", function()
       local r = script [[
         local logger = mp.log_to_stderr("INFO")

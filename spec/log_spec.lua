@@ -129,6 +129,10 @@ describe("the logger", function()
     fails("bad argument #1 to 'set_level' %(unknown level 'LOUD'; " .. known, function() logger:set_level("LOUD") end)
     fails("bad argument #1 to 'set_level' %(string expected, got no value%)", function() logger:set_level() end)
     fails("bad argument #1 to 'info' %(string expected, got table%)", function() logger:info({}) end)
+    logger.handler = function() end
+    fails("log_spec%.lua:%d+: bad argument #2 to 'error' %(number expected, got string%)",
+      function() logger:error("%d", "x") end)
+    logger.handler = nil
     fails("calling 'info' on bad self %(mp.Logger expected, got string%)", function() logger.info("x") end)
     fails("field 'handler' of an mp.Logger: function expected, got number", function() logger.handler = 1 end)
     fails("has no field 'handlers'", function() logger.handlers = print end)

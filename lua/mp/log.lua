@@ -33,6 +33,15 @@ local function emit(name, message)
   to_stderr("ERROR", "log handler failed: " .. tostring(err), process)
 end
 
+-- The text of a line; what does not fit its format is the caller's mistake.
+local function formatted(fname, fmt, ...)
+  if select("#", ...) == 0 then return fmt end
+  local ok, text = pcall(string.format, fmt, ...)
+  if ok then return text end
+  if type(text) ~= "string" then error(text, 0) end
+  check.raise("%s", (text:gsub("'[%w.]*format'", "'" .. fname .. "'", 1)))
+end
+
 local function check_level(n, fname, value)
   check.arg(n, fname, value, "string")
   if not levels[value] then
@@ -72,7 +81,7 @@ local function logging(name)
     end
     if type(fmt) ~= "string" then check.arg(1, fname, fmt, "string") end
     if number < threshold then return end
-    emit(name, select("#", ...) > 0 and fmt:format(...) or fmt)
+    emit(name, formatted(fname, fmt, ...))
   end
   --- log.debug, log.info …: the library's own lines.
   log[fname] = function(fmt, ...)

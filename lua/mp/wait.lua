@@ -4,6 +4,8 @@ local check = require "mp.check"
 local core = require "mp.core"
 local process = require "mp.process"
 
+local INT_MAX = 0x7fffffff
+
 local queues = { ["mp.Queue"] = true, ["mp.LifoQueue"] = true, ["mp.PriorityQueue"] = true }
 
 local function queue_ready(queue)
@@ -14,7 +16,7 @@ end
 -- that tells whether it is when its descriptor says so (nil: the descriptor is right).
 local function watch(object, i)
   if math.type(object) == "integer" then
-    if object >= 0 then return object, false end
+    if object >= 0 and object <= INT_MAX then return object, false end
     check.arg_error(1, "wait", "object %d: a descriptor cannot be %d", i, object)
   end
   local kind = core.type(object)
@@ -33,7 +35,7 @@ end
 -- @return array of those that are ready, in the order of `objects`; empty on time-out
 local function wait(objects, timeout)
   check.arg(1, "wait", objects, "table")
-  check.arg(2, "wait", timeout, "number", true)
+  check.timeout(2, "wait", timeout)
   local deadline = timeout and core.monotonic() + timeout
   local fds, now, tests = {}, {}, {}
   for i = 1, #objects do
