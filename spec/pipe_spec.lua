@@ -240,6 +240,7 @@ describe("a connection", function()
     end
     assert.is_false(a.closed)
     for _ in a:messages() do error("there is none") end
+    assert.is_nil(a:messages()()) -- an iterator by itself, as that of io.lines
   end)
 
   it("says eof when the other side went without reading what it was sent", function()

@@ -378,6 +378,8 @@ static int conn_recv(lua_State *L) {
 }
 
 static int next_message(lua_State *L) {
+  lua_settop(L, 0);
+  lua_pushvalue(L, lua_upvalueindex(1));
   struct connection *c = check_readable(L);
   return receive_value(L, c, MP_FOREVER);
 }
@@ -387,9 +389,9 @@ static int next_message(lua_State *L) {
  * @usage for v in conn:messages() do print(v) end */
 static int conn_messages(lua_State *L) {
   (void)check_readable(L);
-  lua_pushcfunction(L, next_message);
-  lua_pushvalue(L, 1);
-  return 2;
+  lua_settop(L, 1);
+  lua_pushcclosure(L, next_message, 1);
+  return 1;
 }
 
 /*** Receives bytes.

@@ -307,16 +307,17 @@ static int l_get_many(lua_State *L) {
 }
 
 static int next_item(lua_State *L) {
-  lua_settop(L, 1);
+  lua_settop(L, 0);
+  lua_pushvalue(L, lua_upvalueindex(1));
   return push_got(L, get_value(L, check(L), MP_FOREVER));
 }
 
 /* items() -> an iterator that ends when the queue is shut down and drained */
 static int l_items(lua_State *L) {
   check(L);
-  lua_pushcfunction(L, next_item);
-  lua_pushvalue(L, 1);
-  return 2;
+  lua_settop(L, 1);
+  lua_pushcclosure(L, next_item, 1);
+  return 1;
 }
 
 /* ---- the rest --------------------------------------------------------------------------- */
