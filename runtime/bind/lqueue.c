@@ -40,8 +40,15 @@ static void check_item(lua_State *L, int arg) {
   if (lua_isnoneornil(L, arg)) luaL_argerror(L, arg, "nil cannot be put (mp.null can)");
 }
 
-static struct mp_message pack_item(lua_State *L, int arg) {
+/* A large string is copied from where Lua has it. */
+static struct mp_message pack_item(lua_State *L, int arg, unsigned char *head) {
   struct mp_message m = {0};
+  if (lua_type(L, arg) == LUA_TSTRING && lua_rawlen(L, arg) > MP_INLINE_MAX) {
+    m.data = lua_tolstring(L, arg, &m.len);
+    m.head = head;
+    m.nhead = lmp_string_head(head, m.len);
+    return m;
+  }
   struct lmp_pack *p = lmp_pack(L);
   lmp_encode(L, arg, p, LMP_FAMILY);
   m.data = p->data;
@@ -64,8 +71,9 @@ static int put_message(lua_State *L, struct lqueue *x, const struct mp_message *
 
 /* Puts the value at `arg`: 0, EAGAIN or EPIPE. */
 static int put_value(lua_State *L, struct lqueue *x, int arg, double priority, mp_time deadline) {
+  unsigned char head[9];
   for (bool collected = false;;) {
-    struct mp_message m = pack_item(L, arg);
+    struct mp_message m = pack_item(L, arg, head);
     m.priority = priority;
     int e = put_message(L, x, &m, deadline);
     if (e != ENOMEM && e != EINTR) return e;

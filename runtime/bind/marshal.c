@@ -163,6 +163,8 @@ static inline struct lmp_pack *pack_of(lua_State *L, struct marshal *m) {
   return &m->pack;
 }
 
+size_t lmp_string_head(unsigned char *head, size_t n) { return lmp_head_of_string(head, n); }
+
 struct lmp_pack *lmp_pack(lua_State *L) { return pack_of(L, lmp_marshal(L)); }
 
 unsigned char *lmp_room(lua_State *L, struct lmp_pack *p, size_t n) {

@@ -43,6 +43,11 @@ unsigned char *lmp_room(lua_State *L, struct lmp_pack *p, size_t n);
  * again after it was emptied. */
 void lmp_encode(lua_State *L, int idx, struct lmp_pack *p, unsigned mode);
 
+/* What stands before the bytes of a string of n bytes in a FAMILY message that holds
+ * nothing else, written to `head`; returns its size, at most 9.  For those who have the
+ * bytes where they can be copied from. */
+size_t lmp_string_head(unsigned char *head, size_t n);
+
 /* What is decoded.  entries: for every index the reference that this process has
  * registered for the object (decode takes over those that it makes handles of, and
  * leaves UINT32_MAX in their place; the caller drops the others).  fds: the
