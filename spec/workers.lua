@@ -5,9 +5,10 @@ local mp = require "mp"
 
 local W = {}
 
---- Runs f(...) in a process; an error in it shows as exit code 1.
+--- Runs f(...) in a process; an error in it shows as exit code 1. A daemon, so that one
+-- that a failed test left behind does not keep the run from ending.
 function W.child(f, ...)
-  local p = mp.Process(f, ...)
+  local p = mp.Process { target = f, args = table.pack(...), daemon = true }
   p:start()
   return p
 end
