@@ -199,6 +199,17 @@ static int l_put_many(lua_State *L) {
 
 /* ---- getting ------------------------------------------------------------------------ */
 
+static uint64_t count(struct lqueue *x) {
+  uint64_t n = mp_queue_count(x->q, x->h.me);
+  if (n == 0) mp_queue_calm(x->q, x->h.me, &x->watcher);
+  return n;
+}
+
+/* After a get: the descriptor of a queue that it emptied is readable no more. */
+static void note_got(struct lqueue *x) {
+  if (x->watcher.fd >= 0) (void)count(x);
+}
+
 static int decode(lua_State *L) {
   lmp_decode(L, lua_touserdata(L, 1));
   return 1;
@@ -230,6 +241,7 @@ static int get_refs(lua_State *L, struct lqueue *x, void *buf, uint32_t room) {
     lua_pop(L, 1);
     return e;
   }
+  note_got(x);
   u.data = got.data;
   u.len = got.len;
   decode_special(L, x, &got, &u);
@@ -250,8 +262,11 @@ static int get_value(lua_State *L, struct lqueue *x, mp_time deadline) {
   uint32_t nrefs;
   for (;;) {
     int e = mp_queue_get(x->q, x->h.me, x->h.entry, deadline, &x->getting, buf, &got, &nrefs);
-    if (e == 0) push_item(L, x, &got);
-    if (e == 0) return 0;
+    if (e == 0) {
+      note_got(x);
+      push_item(L, x, &got);
+      return 0;
+    }
     if (e == EINTR) {
       if (lmp_pause(L, x->h.me)) check(L);
       continue;
@@ -286,6 +301,7 @@ static lua_Integer append_batch(lua_State *L, struct lqueue *x, lua_Integer n, l
   uint32_t lens[BATCH], room = max - n < BATCH ? (uint32_t)(max - n) : BATCH;
   uint32_t k = mp_queue_get_batch(x->q, x->h.me, x->h.entry, buf, sizeof buf, lens, room);
   const unsigned char *at = buf;
+  note_got(x);
   for (uint32_t i = 0; i < k; at += lens[i++]) {
     struct lmp_unpack u = {.data = at, .len = lens[i]};
     lmp_decode(L, &u);
@@ -329,12 +345,6 @@ static int l_items(lua_State *L) {
 }
 
 /* ---- the rest --------------------------------------------------------------------------- */
-
-static uint64_t count(struct lqueue *x) {
-  uint64_t n = mp_queue_count(x->q, x->h.me);
-  if (n == 0) mp_queue_calm(x->q, x->h.me, &x->watcher);
-  return n;
-}
 
 static int l_qsize(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)count(check(L)));
