@@ -8,6 +8,17 @@ local INT_MAX = 0x7fffffff
 
 local queues = { ["mp.Queue"] = true, ["mp.LifoQueue"] = true, ["mp.PriorityQueue"] = true }
 
+-- A handle from which nothing can come.
+local function check_open(kind, object, i)
+  local why
+  if kind == "mp.Connection" then
+    why = object.closed and "closed" or not object.readable and "write-only"
+  else
+    why = core.queue_closed(object) and "closed"
+  end
+  if why then check.arg_error(1, "wait", "object %d: the %s is %s", i, kind, why) end
+end
+
 local function queue_ready(queue)
   return not queue:empty() or core.queue_over(queue)
 end
@@ -20,6 +31,7 @@ local function watch(object, i)
     check.arg_error(1, "wait", "object %d: a descriptor cannot be %d", i, object)
   end
   local kind = core.type(object)
+  if kind == "mp.Connection" or queues[kind] then check_open(kind, object, i) end
   if kind == "mp.Connection" then return core.conn_fd(object) end
   if queues[kind] then return object:fileno(), queue_ready(object), queue_ready end
   if kind == "mp.Process" then return process.watch(object) end

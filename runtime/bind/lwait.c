@@ -78,6 +78,15 @@ static int poll_fds(lua_State *L) {
   return 1;
 }
 
+/* core.queue_closed(queue): this handle of it was closed */
+static int queue_closed(lua_State *L) {
+  const struct lmp_handle *h = lua_touserdata(L, 1);
+  int kind = lmp_kind(L, 1);
+  luaL_argexpected(L, kind >= MP_KIND_QUEUE && kind <= MP_KIND_PRIORITY, 1, "mp.Queue");
+  lua_pushboolean(L, h->obj == 0);
+  return 1;
+}
+
 /* core.queue_over(queue): it was shut down, so that a get does not wait */
 static int queue_over(lua_State *L) {
   int kind = lmp_kind(L, 1);
@@ -90,7 +99,7 @@ static int queue_over(lua_State *L) {
 void lmp_open_wait(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"monotonic", monotonic}, {"sleep", sleep_for}, {"poll", poll_fds},
-    {"queue_over", queue_over}, {NULL, NULL}
+    {"queue_over", queue_over}, {"queue_closed", queue_closed}, {NULL, NULL}
   };
   luaL_setfuncs(L, functions, 0);
 }
