@@ -572,6 +572,14 @@ for _, kind in ipairs(kinds) do
       put(q, 3)
       assert.same({ fd }, mp.wait({ fd }, 5))
       q:get()
+      assert.same({}, mp.wait({ fd }, 0)) -- in vain only when another consumer was faster
+      put(q, { q })
+      assert.same({ fd }, mp.wait({ fd }, 5))
+      q:get()
+      assert.same({}, mp.wait({ fd }, 0))
+      for i = 1, 3 do put(q, i) end
+      assert.equal(3, #q:get_many(3))
+      assert.same({}, mp.wait({ fd }, 0))
     end)
 
     it("polls readable for items that were there before", function()
@@ -1175,6 +1183,17 @@ describe("A queue in an odd place", function()
     if T.sanitized then pending("not with sanitizers") end
     check("ulimit -v 400000;")
     check("ulimit -v 60000;")
+  end)
+
+  it("leaves half of a limited address space to private memory", function()
+    if T.sanitized then pending("not with sanitizers") end
+    local r = T.mplua([[
+      local q = require "mp".Queue()
+      for i = 1, 5 do q:put(("x"):rep(10 << 20)) end
+      local all = q:get_many(5)
+      print(#all, #all[5] >> 20)
+    ]], nil, { env = "ulimit -v 400000;" })
+    assert.same({ out = "5\t10\n", err = "", code = 0 }, r)
   end)
 
   it("works under a limit of file sizes", function() check("ulimit -f 20000;") end)

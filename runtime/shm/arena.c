@@ -397,6 +397,7 @@ static size_t wished_cap(void) {
 }
 
 static size_t choose_cap(void) {
+  struct rlimit r;
   size_t cap = wished_cap();
   if (cap == 0) {
     size_t ram = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
@@ -404,9 +405,10 @@ static size_t choose_cap(void) {
     size_t v1 = read_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes");
     if (v2 < ram) ram = v2;
     if (v1 < ram) ram = v1;
-    cap = ram / 2;
+    if (getrlimit(RLIMIT_AS, &r) == 0 && r.rlim_cur < ram) ram = (size_t)r.rlim_cur;
+    cap = ram / 2; /* the other half is private memory */
   }
-  struct rlimit r; /* growing a file past it kills with SIGXFSZ */
+  /* growing a file past it kills with SIGXFSZ */
   if (getrlimit(RLIMIT_FSIZE, &r) == 0 && r.rlim_cur != RLIM_INFINITY && r.rlim_cur < cap)
     cap = (size_t)r.rlim_cur;
   if (cap < CAP_MIN) cap = CAP_MIN;
