@@ -161,7 +161,8 @@ static void watch_exit(void) {
 
 /* Room for what the library itself calls in a child, so that the stack need not grow
  * there: to ask malloc for a large block is to have it put all the small ones in order,
- * and that is to write to every page shared with the parent. */
+ * and that is to write to every page shared with the parent.  A collection of the
+ * parent's makes stacks small again. */
 #define CHILD_STACK 160
 
 /* A coroutine in user value `place`; the one that a child has taken from there and runs
@@ -170,7 +171,6 @@ static lua_State *new_coroutine(lua_State *L, int place, int used) {
   if (lua_getiuservalue(L, -1, place) == LUA_TTHREAD) lua_setiuservalue(L, -2, used);
   else lua_pop(L, 1);
   lua_State *co = lua_newthread(L);
-  luaL_checkstack(co, CHILD_STACK, NULL);
   lua_setiuservalue(L, -2, place);
   return co;
 }
@@ -181,6 +181,8 @@ void lmp_program_prepare(lua_State *L, struct lmp_program *p) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &program_key);
   if (!p->next_co) p->next_co = new_coroutine(L, LMP_NEXT_CO, LMP_BASE);
   if (!p->next_end) p->next_end = new_coroutine(L, LMP_NEXT_END, LMP_END);
+  luaL_checkstack(p->next_co, CHILD_STACK, NULL);
+  luaL_checkstack(p->next_end, CHILD_STACK, NULL);
   lua_sethook(p->next_co, lua_gethook(L), lua_gethookmask(L), lua_gethookcount(L));
   lua_pop(L, 1);
 }

@@ -188,14 +188,14 @@ static int start_process(lua_State *L) {
   s.program = lmp_program(L);
   s.program->thread = pthread_self();
   fill_coroutine(L, &s, 4);
-  lua_pushfstring(L, "start process '%s'", s.name);
   open_streams(L, 3, s.name, &s.birth);
   int e = start(&s, &pid, &word);
   mp_birth_close(&s.birth);
   lua_settop(s.co, 0);
-  if (e) return lmp_fail(L, e, lua_tostring(L, -1));
+  if (e) return lmp_fail(L, e, lua_pushfstring(L, "start process '%s'", s.name));
   struct mp_trouble t = hear(&s, pid, word);
-  if (t.err) return lmp_fail(L, t.err, lua_pushfstring(L, "%s: %s", lua_tostring(L, -1), t.what));
+  if (t.err)
+    return lmp_fail(L, t.err, lua_pushfstring(L, "start process '%s': %s", s.name, t.what));
   p->pid = pid;
   p->word = word;
   p->owner = getpid();
@@ -239,16 +239,6 @@ static bool ended(struct process *p, struct mp_member *m) {
   return true;
 }
 
-struct look {
-  struct process *p;
-  struct mp_member *m;
-};
-
-static bool look_ended(const void *arg) {
-  const struct look *l = arg;
-  return ended(l->p, l->m);
-}
-
 /* One slice of waiting: 0 (look again), EINTR, ETIMEDOUT or another errno.  Where no
  * descriptor is to be had one looks again after a while. */
 static int wait_slice(struct process *p, mp_time deadline) {
@@ -261,18 +251,17 @@ static int wait_slice(struct process *p, mp_time deadline) {
   return mp_fd_wait(p->watch, POLLIN, deadline);
 }
 
-/* core.wait(process, timeout) -> exit code, or nothing when it still runs */
+/* core.wait(process, timeout) -> exit code, or nothing when it still runs.  It does not
+ * look a few times before it sleeps, as other waits do: a process takes longer to end
+ * than looking can pay for, and one that yields while it looks stands in the way of it. */
 static int wait_process(lua_State *L) {
-  static struct mp_look look;
   struct process *p = check_process(L, 1);
   mp_time deadline = lmp_deadline(L, 2);
   struct mp_member *m = lmp_member(L);
-  struct look l = {p, m};
-  int e = 0;
+  int e = deadline == MP_NEVER ? ETIMEDOUT : 0;
   luaL_argcheck(L, p->state != UNBORN && p->owner == getpid(), 1, "not a child process");
-  if (ended(p, m) || (deadline != MP_NEVER && mp_look_for(&look, look_ended, &l))) e = 0;
   while (!ended(p, m)) {
-    if (e == ETIMEDOUT || deadline == MP_NEVER) return 0;
+    if (e == ETIMEDOUT) return 0;
     mp_label(m, 0, MP_WAIT_PROCESS);
     e = wait_slice(p, deadline);
     mp_unlabel(m);
