@@ -303,7 +303,8 @@ static int signal_process(lua_State *L) {
   struct mp_member *m = lmp_member(L);
   luaL_argcheck(L, p->state != UNBORN && p->owner == getpid(), 1, "not a child process");
   if (!ended(p, m) && kill(p->pid, sig) != 0 && errno != ESRCH)
-    return lmp_fail(L, errno, lua_pushfstring(L, "send signal %d to process %d", sig, (int)p->pid));
+    return lmp_fail(L, errno,
+                    lua_pushfstring(L, "send signal %d to process %d", sig, (int)p->pid));
   return 0;
 }
 
