@@ -465,6 +465,8 @@ static void died(mp_ref obj, uint32_t word, struct mp_entry *entry, struct mp_me
     atomic_store(&entry->held, 0);
   }
   mp_watch_died(q, word, me);
+  if (atomic_load(&q->watches) && mp_queue_count(q, me) > 0)
+    mp_watch_ring(q, me); /* it may have put an item and not have rung */
 }
 
 void mp_queue_kinds(void) {
