@@ -340,6 +340,24 @@ for _, host in ipairs(hosts) do
       assert.same({ "", 0 }, { r.err, r.code })
     end)
 
+    it("is not reached by a process that was forked by other means", function()
+      for _, ending in ipairs { "", "error('stranger', 0)", "os.exit(0, true)" } do
+        local r = script([[
+          local host = package.loadlib(arg[1], "luaopen_host")()
+          require("mp.process").at_exit(1, function() io.stdout:write("hook\n") end)
+          mp.Process(function() mp.sleep(0.1) end):start()
+          local pid = host.fork()
+          if pid > 0 then
+            io.stdout:write(host.wait(pid), "\n")
+            os.exit(7)
+          end
+        ]] .. ending, { T.build .. "/spec/host.so" })
+        local fails = ending:match("error") ~= nil
+        assert.same({ fails and "1\nhook\n" or "0\nhook\n", 7 }, { r.out, r.code })
+        if not fails then assert.equal("", r.err) else assert.not_matches("forked by", r.err) end
+      end
+    end)
+
     it("is left alone by a process that never used the library's processes", function()
       prints("done", "local q = mp.Queue() q:put(1) io.write('done') os.exit(2, true)", nil, 2)
       prints("done", "io.write('done') os.exit(2, true)", nil, 2)

@@ -515,9 +515,9 @@ end
 
 -- The end of this process, as far as it is Lua's: `code` is the exit code of a child.
 -- Called again it ends what was started since. Ctrl-C gives up the waiting; those that
--- still run die with this process.
+-- still run die with this process. Nothing in a process that was forked by other means.
 function core.shutdown(code)
-  if given_up then return end
+  if given_up or current._mp.owner ~= core.getpid() then return end
   core.flush()
   if not ended then log.info("process shutting down") end
   ended, given_up = true, true
