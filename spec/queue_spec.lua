@@ -287,7 +287,7 @@ for _, kind in ipairs(kinds) do
     end)
 
     it("goes with the message that nobody reads", function()
-      local used = core.arena().used
+      local used, objects = core.arena().used, core.arena().objects
       local q = make()
       for _ = 1, 20 do
         local inner = make()
@@ -296,7 +296,7 @@ for _, kind in ipairs(kinds) do
       end
       collectgarbage()
       collectgarbage()
-      assert.equal(21, core.arena().objects - 0 >= 21 and 21)
+      assert.equal(objects + 21, core.arena().objects)
       q:close()
       collectgarbage()
       assert.equal(used, core.arena().used)
