@@ -312,7 +312,9 @@ describe("the prompt", function()
 
   it("is there when stdin is a terminal, with line editing", function()
     local line = ("script -qec %s /dev/null"):format(T.quote(T.exe))
-    if not os.execute("command -v script >/dev/null") then pending("needs script(1)") end
+    if not os.execute("script -qec true /dev/null >/dev/null 2>&1") then
+      return pending("needs script(1) and pseudo-terminals")
+    end
     write("in", "1 + 41\nio.stdout:write('ed', 'ited\\n')\nos.exit(9)\n")
     local out, code = T.shell(("cd %s && (cat in; sleep 5) | TERM=dumb %s"):format(dir, line))
     assert.matches("mplua 0%.1%.0 %(Lua 5%.4%.4%)", out)
