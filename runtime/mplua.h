@@ -54,7 +54,8 @@ MPLUA_API void mplua_openlibs(lua_State *L);
 MPLUA_API void mplua_shutdown(lua_State *L);
 
 /* The `mplua` command: takes main's arguments, returns the exit status.  argv must
- * end with NULL. */
+ * end with NULL.  While it runs chunks SIGINT raises "interrupted!" in them; its
+ * disposition is the default one afterwards. */
 MPLUA_API int mplua_main(int argc, char **argv);
 
 /* What `require "mp"` calls: pushes the table of the library.  The first call in a
