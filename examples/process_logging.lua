@@ -7,6 +7,7 @@ mp.log_to_stderr("INFO")
 
 local function work()
   print("doing some work..")
+  mp.sleep(0.3)
 end
 
 print("Starting: " .. mp.current_process().name, mp.getpid())

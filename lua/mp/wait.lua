@@ -5,6 +5,7 @@ local core = require "mp.core"
 local process = require "mp.process"
 
 local INT_MAX = 0x7fffffff
+local SLICE = 0.2 -- seconds between two looks at what should have rung
 
 local queues = { ["mp.Queue"] = true, ["mp.LifoQueue"] = true, ["mp.PriorityQueue"] = true }
 
@@ -54,15 +55,18 @@ local function wait(objects, timeout)
     fds[i], now[i], tests[i] = watch(objects[i], i)
     if now[i] then timeout = 0 end
   end
+  -- A queue's descriptor is rung by whoever puts, who may be killed before it rings or
+  -- have no descriptor left to ring with: what has a test is looked at each slice.
+  local longest = next(tests) and SLICE or math.huge
   local ready
   repeat
-    local found, bad = core.poll(fds, timeout)
+    local slice = math.min(timeout or math.huge, longest)
+    local found, bad = core.poll(fds, slice < math.huge and slice or nil)
     if bad then
       check.arg_error(1, "wait", "object %d: descriptor %d is not open", bad, fds[bad])
     end
-    for _, i in ipairs(found) do
-      now[i] = now[i] or not tests[i] or tests[i](objects[i])
-    end
+    for _, i in ipairs(found) do now[i] = now[i] or not tests[i] end
+    for i, test in pairs(tests) do now[i] = now[i] or test(objects[i]) end
     ready = {}
     for i = 1, #objects do
       if now[i] then ready[#ready + 1] = objects[i] end

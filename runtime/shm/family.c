@@ -57,6 +57,9 @@ struct table {
   struct mp_entry entry[];
 };
 
+_Static_assert(offsetof(struct mp_slot, word) == 0 && offsetof(struct mp_slot, pid) == 4,
+               "note_pid takes both at once");
+
 static struct mp_member *members; /* of this process */
 static pthread_mutex_t members_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool our_fork;
@@ -747,6 +750,17 @@ static int settle_in(struct mp_member *m, uint32_t word) {
   return confirm(m, word);
 }
 
+/* Notes the pid of a child that has not confirmed.  One exchange of word and pid, which
+ * lie in 8 bytes: the child may be gone by now, and its slot another's. */
+static void note_pid(struct mp_slot *s, uint32_t word, pid_t pid) {
+  struct { uint32_t word; int32_t pid; } from = {slot_word(BORN, word >> 12), 0},
+                                         to = {from.word, pid};
+  uint64_t a, b;
+  memcpy(&a, &from, sizeof a);
+  memcpy(&b, &to, sizeof b);
+  atomic_compare_exchange_strong((_Atomic uint64_t *)(void *)s, &a, b);
+}
+
 int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *word) {
   bool untidy;
   int e = bear(m, name, word);
@@ -770,9 +784,7 @@ int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *
     mp_family_unlock();
     return e;
   }
-  int32_t unset = 0; /* the child may have been quicker, or be gone and its slot taken */
-  if (atomic_load(&slot_of(*word)->word) >> 3 == *word >> 12)
-    atomic_compare_exchange_strong(&slot_of(*word)->pid, &unset, p);
+  note_pid(slot_of(*word), *word, p);
   *pid = p;
   return 0;
 }
