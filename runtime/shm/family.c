@@ -412,9 +412,12 @@ int mp_object_make(size_t size, enum mp_kind kind, struct mp_member *me,
 
 /* ---- death ------------------------------------------------------------------------- */
 
+/* counted: the counts are right, an object whose count falls to 0 goes.  Else a
+ * collection follows, which counts anew and sweeps. */
 struct grave {
   uint32_t word;
   struct mp_member *me;
+  bool counted;
 };
 
 static void bury_entry(struct mp_entry *x, void *arg) {
@@ -423,7 +426,7 @@ static void bury_entry(struct mp_entry *x, void *arg) {
   const struct mp_kind_ops *ops = kinds[mp_block_kind(mp_at(obj))];
   if (ops && ops->died) ops->died(obj, g->word, x, g->me);
   atomic_store_explicit(&x->obj, 0, memory_order_release);
-  mp_count_down(obj, g->me);
+  if (g->counted) mp_count_down(obj, g->me);
 }
 
 static void free_tables(struct mp_slot *s, struct mp_member *me) {
@@ -439,20 +442,21 @@ static void free_tables(struct mp_slot *s, struct mp_member *me) {
 
 /* Gives back what the member of a slot referred to.  Its place in a list of waiters
  * goes with its reference to the list's object (`died`). */
-static void give_back(struct mp_slot *s, uint32_t word, struct mp_member *me) {
-  struct grave g = {word, me};
+static void give_back(struct mp_slot *s, uint32_t word, struct mp_member *me, bool counted) {
+  struct grave g = {word, me, counted};
   mp_busy(me);
   each_entry(s, bury_entry, &g);
   free_tables(s, me);
   mp_idle(me);
 }
 
+/* untidy: set when a collection should follow; NULL: it does. */
 static void bury_locked(uint32_t word, struct mp_member *me, bool *untidy) {
   struct mp_slot *s = slot_of(word);
-  if (atomic_load(&s->busy) != 0) *untidy = true;
+  if (untidy && atomic_load(&s->busy) != 0) *untidy = true;
   atomic_store(&s->word, slot_word(DEAD, word >> 12));
   atomic_fetch_add(&family()->deaths, 1);
-  give_back(s, word, me);
+  give_back(s, word, me, untidy != NULL);
   free_slot(mp_word_slot(word));
 }
 
@@ -563,11 +567,12 @@ static bool garbage(mp_ref r, void *arg) {
   return !part || ((struct mp_block *)mp_at(high))->mark != epoch;
 }
 
-/* Buries who died meanwhile, then marks from the slots and sweeps. */
+/* Buries who died meanwhile, then marks from the slots and sweeps.  The burials rely on
+ * no count: whoever collected before may have been killed while it counted. */
 static void collect_locked(struct mp_member *me) {
-  bool untidy, parts = true;
+  bool parts = true;
   for (uint32_t i = 1, word; i < mp_slots_used(); i++)
-    if (wants_burial(i, &word)) settle(word, me, NULL, &untidy);
+    if (wants_burial(i, &word)) settle(word, me, NULL, NULL);
   if (++family()->epoch == 0) family()->epoch = 1;
   to_trace = 0;
   for (uint32_t i = 1; i < mp_slots_used(); i++) {
@@ -687,7 +692,7 @@ void mp_member_close(struct mp_member *m, int exit) {
   if (!m->slot) return;
   if (!m->stranger && m->pid == getpid()) {
     mp_family_lock(m);
-    give_back(m->slot, m->word, m);
+    give_back(m->slot, m->word, m, true);
     atomic_store(&m->slot->exit, exit);
     if (exit >= 0) atomic_store(&m->slot->word, slot_word(DONE, m->word >> 12));
     mp_family_unlock();

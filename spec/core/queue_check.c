@@ -179,6 +179,16 @@ static void check_refs(void) {
   CHECK(arena_used() == base);
 }
 
+/* A collector that is killed while it counts: what it referred to as well is not gone
+ * with it. */
+static void op_collect(void) { mp_collect(&me); }
+static void check_collect(void) {
+  mp_collect(&me);
+  bool there = mp_block_valid(ref) && mp_block_valid(ref2);
+  CHECK(there);
+  if (there) check_refs();
+}
+
 /* Objects made and dropped. */
 static void nothing(void) {
   mp_collect(&me);
@@ -324,6 +334,7 @@ int main(void) {
   crash_all("put a reference", prepare_refs, op_put_ref, check_refs);
   before = 1;
   crash_all("get a reference", prepare_refs, op_get_ref, check_refs);
+  crash_all("collect", prepare_refs, op_collect, check_collect);
   crash_all("object", nothing, op_object, check_base);
   crash_all("blocks", nothing, op_blocks, check_base);
   return report("queue_check");
