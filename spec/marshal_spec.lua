@@ -694,6 +694,17 @@ describe("in another process", function()
     W.finish(p)
   end)
 
+  it("hundreds of thousands go in one message", function()
+    local q, values = mp.Queue(), {}
+    for i = 1, 300000 do values[i] = mp.Value("i", i) end
+    values[300001] = values[1]
+    q:put(values)
+    local got = q:get()
+    assert.equal(300001, #got)
+    assert.equal(values[300000], got[300000])
+    assert.equal(values[1], got[300001])
+  end)
+
   it("a connection arrives through a pipe", function()
     local a, b = mp.Pipe()
     local p = W.child(function()

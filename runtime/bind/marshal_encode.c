@@ -842,10 +842,12 @@ static bool upvalues(struct enc *e) {
 
 /* ---- userdata ------------------------------------------------------------------ */
 
+/* Which of the message's objects it is.  Its block is noted like what lies in Lua's
+ * memory; the place noted is the index. */
 static uint32_t ref_index(struct enc *e, mp_ref obj) {
   struct lmp_pack *p = e->p;
-  for (uint32_t i = 0; i < p->nrefs; i++)
-    if (p->refs[i] == obj) return i;
+  const struct seen *s = seen_before(e, mp_at(obj), p->nrefs, 0);
+  if (s) return (uint32_t)s->at;
   if (p->nrefs == p->caprefs) {
     uint32_t cap = p->caprefs ? 2 * p->caprefs : 16;
     mp_ref *refs = realloc(p->refs, cap * sizeof *refs);

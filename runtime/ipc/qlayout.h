@@ -126,6 +126,7 @@ int mp_stream_append(struct mp_queue *q, const struct mp_message *m, mp_ref run,
 const unsigned char *mp_stream_peek(struct mp_queue *q, struct mp_member *me, uint32_t *head);
 void mp_stream_consume(struct mp_queue *q, uint32_t head);
 void mp_stream_trace(struct mp_queue *q);
+void mp_stream_unhand(struct mp_queue *q);
 void mp_stream_destroy(struct mp_queue *q, struct mp_member *me);
 
 /* heap.c: the lists' storage, under get_lock. */

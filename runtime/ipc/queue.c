@@ -456,6 +456,11 @@ static void destroy(mp_ref obj, struct mp_member *me) {
   mp_watch_destroy(q, me);
 }
 
+static void unhand(mp_ref obj) {
+  struct mp_queue *q = mp_at(obj);
+  if (!is_list(q)) mp_stream_unhand(q);
+}
+
 static void died(mp_ref obj, uint32_t word, struct mp_entry *entry, struct mp_member *me) {
   struct mp_queue *q = mp_at(obj);
   int32_t held = atomic_load(&entry->held);
@@ -470,7 +475,7 @@ static void died(mp_ref obj, uint32_t word, struct mp_entry *entry, struct mp_me
 }
 
 void mp_queue_kinds(void) {
-  static const struct mp_kind_ops ops = {trace, destroy, died};
+  static const struct mp_kind_ops ops = {trace, destroy, died, unhand};
   mp_kind_set(MP_KIND_QUEUE, &ops);
   mp_kind_set(MP_KIND_LIFO, &ops);
   mp_kind_set(MP_KIND_PRIORITY, &ops);

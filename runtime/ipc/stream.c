@@ -267,6 +267,12 @@ void mp_stream_trace(struct mp_queue *q) {
   each_special(q, mark_record, NULL);
 }
 
+/* A swept queue takes its spare chunk with it. */
+void mp_stream_unhand(struct mp_queue *q) {
+  mp_ref spare = atomic_load_explicit(&q->spare, memory_order_relaxed);
+  if (spare) mp_publish(spare, queue_ref(q));
+}
+
 void mp_stream_destroy(struct mp_queue *q, struct mp_member *me) {
   each_special(q, drop_record, me);
   mp_ref r = head_chunk(atomic_load_explicit(&q->head, memory_order_relaxed));

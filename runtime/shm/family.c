@@ -555,7 +555,7 @@ static bool hand_lived(uint32_t hand) {
 /* What is garbage: an object that nobody marked; a part whose owner was not marked;
  * anything unmarked in the hand of a dead process.  A live process may have linked a
  * part after its owner was traced: such a part has a live hand or a marked owner.
- * `arg`: first the parts, whose owners must still be there, or the objects. */
+ * `arg`: first the parts, whose owners must still be there, then the objects. */
 static bool garbage(mp_ref r, void *arg) {
   const bool *parts = arg;
   struct mp_block *b = mp_at(r);
@@ -565,6 +565,16 @@ static bool garbage(mp_ref r, void *arg) {
   if (part != *parts || b->mark == epoch) return false;
   if ((w & 3) == MP_NEW) return !hand_lived(high);
   return !part || ((struct mp_block *)mp_at(high))->mark != epoch;
+}
+
+/* Never true: a walk over the objects that will be swept. */
+static bool unhand(mp_ref r, void *arg) {
+  struct mp_block *b = mp_at(r);
+  (void)arg;
+  if (mp_block_kind(b) >= MP_KIND_OBJECTS || mp_block_state(b) != MP_LIVE) return false;
+  const struct mp_kind_ops *ops = kinds[mp_block_kind(b)];
+  if (b->mark != family()->epoch && ops && ops->unhand) ops->unhand(r);
+  return false;
 }
 
 /* Buries who died meanwhile, then marks from the slots and sweeps.  The burials rely on
@@ -586,6 +596,7 @@ static void collect_locked(struct mp_member *me) {
     const struct mp_kind_ops *ops = kinds[mp_block_kind(&o->block)];
     if (ops && ops->trace) ops->trace(r, me);
   }
+  mp_arena_each(unhand, NULL, me->word);
   mp_arena_each(garbage, &parts, me->word);
   parts = false;
   mp_arena_each(garbage, &parts, me->word);

@@ -165,11 +165,14 @@ static inline void mp_unlabel(struct mp_member *me) { mp_label(me, 0, MP_WAIT_NO
  *   reference back while it holds something (entry->held is not 0).  May be called
  *   again for the same entry when the one who called it was killed: what it gives back
  *   it must take out of entry->held in the same step.
+ * unhand: nobody refers to `obj`, it is about to be swept: mp_publish for the parts that
+ *   it names although they are in a process's hand.
  */
 struct mp_kind_ops {
   void (*trace)(mp_ref obj, struct mp_member *me);
   void (*destroy)(mp_ref obj, struct mp_member *me);
   void (*died)(mp_ref obj, uint32_t word, struct mp_entry *entry, struct mp_member *me);
+  void (*unhand)(mp_ref obj);
 };
 void mp_kind_set(enum mp_kind kind, const struct mp_kind_ops *ops);
 void mp_mark_part(mp_ref part, mp_ref owner);
