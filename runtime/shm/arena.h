@@ -30,6 +30,8 @@ enum mp_kind {
   MP_KIND_ARRAY,
   MP_KIND_STRUCT,
   MP_KIND_PIPE,
+  MP_KIND_POOL,
+  MP_KIND_FUNCTION, /* what a pool calls, marshalled */
   MP_KIND_OBJECTS, /* objects are below this */
   MP_KIND_CHUNK,   /* a piece of a queue's stream */
   MP_KIND_RUN,     /* one large message */
