@@ -64,6 +64,7 @@ static void push_core(lua_State *L) {
     lua_pushliteral(L, MPLUA_VERSION);
     lua_setfield(L, -2, "version");
     lmp_open_misc(L);
+    lmp_open_text(L);
     lmp_open_marshal(L);
     lmp_open_queue(L);
     lmp_open_sync(L);

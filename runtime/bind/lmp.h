@@ -121,5 +121,6 @@ void lmp_open_conn(lua_State *L);
 void lmp_open_process(lua_State *L);
 void lmp_open_marshal(lua_State *L);
 void lmp_open_misc(lua_State *L);
+void lmp_open_text(lua_State *L);
 
 #endif
