@@ -21,9 +21,9 @@ static const char *const kind_names[LMP_KINDS] = {
     [MP_KIND_BOUNDED] = "mp.BoundedSemaphore", [MP_KIND_CONDITION] = "mp.Condition",
     [MP_KIND_EVENT] = "mp.Event",         [MP_KIND_BARRIER] = "mp.Barrier",
     [MP_KIND_VALUE] = "mp.Value",         [MP_KIND_ARRAY] = "mp.Array",
-    [MP_KIND_STRUCT] = "mp.Struct",       [LMP_CONNECTION] = "mp.Connection",
-    [LMP_GUARD] = "mp.Guard",             [LMP_BYTES] = "mp.bytes",
-    [LMP_LAYOUT] = "mp.Layout",
+    [MP_KIND_STRUCT] = "mp.Struct",       [MP_KIND_POOL] = "mp.Pool",
+    [LMP_CONNECTION] = "mp.Connection",   [LMP_GUARD] = "mp.Guard",
+    [LMP_BYTES] = "mp.bytes",             [LMP_LAYOUT] = "mp.Layout",
 };
 
 const char *lmp_kind_name(int kind) { return kind_names[kind]; }
@@ -296,7 +296,8 @@ bool lmp_pause(lua_State *L, struct mp_member *me) {
  * `objects`, and `kinds[name]` = number for each kind of block. */
 static int l_arena(lua_State *L) {
   static const char *const parts[MP_KINDS] = {
-      [MP_KIND_PIPE] = "pipe", [MP_KIND_CHUNK] = "chunk", [MP_KIND_RUN] = "run",
+      [MP_KIND_PIPE] = "pipe", [MP_KIND_POOL] = "pool", [MP_KIND_FUNCTION] = "function",
+      [MP_KIND_CHUNK] = "chunk", [MP_KIND_RUN] = "run",
       [MP_KIND_ITEM] = "item", [MP_KIND_HEAP] = "heap",   [MP_KIND_TICKET] = "ticket",
       [MP_KIND_WATCH] = "watch", [MP_KIND_TABLE] = "table"};
   struct mp_member *me = lmp_member(L);

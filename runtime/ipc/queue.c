@@ -284,14 +284,35 @@ static bool look_next(struct mp_queue *q, struct mp_member *me, struct next *n) 
   return true;
 }
 
-static void take_next(struct mp_queue *q, const struct next *n, struct mp_member *me,
-                      uint32_t entry, void *buf, struct mp_got *got) {
-  note_taken(me, entry);
-  if (n->item) take_item(q, n->item, me, got);
-  else take_record(q, n->body, n->head, n->nrefs ? 4 + 4 * (size_t)n->nrefs : 0, me, buf, got);
+/* Who takes: its entry, which counts what it holds, or a taker with a claim. */
+struct by {
+  uint32_t entry;
+  const struct mp_taker *taker;
+};
+
+static void call_claim(const struct next *n, const struct mp_taker *t) {
+  const unsigned char *bytes = n->body;
+  uint64_t len = n->head & REC_LEN;
+  size_t skip = n->nrefs ? 4 + 4 * (size_t)n->nrefs : 0;
+  if (n->head & REC_RUN) {
+    mp_ref run;
+    memcpy(&run, n->body, 4);
+    memcpy(&len, n->body + 4, 8);
+    bytes = (const unsigned char *)mp_at(run) + sizeof(struct mp_block);
+  }
+  t->claim(t->arg, bytes + skip, (size_t)len - skip);
 }
 
-static int try_get(struct mp_queue *q, struct mp_member *me, uint32_t entry, void *buf,
+static void take_next(struct mp_queue *q, const struct next *n, struct mp_member *me,
+                      struct by by, void *buf, struct mp_got *got) {
+  if (by.taker) call_claim(n, by.taker);
+  else note_taken(me, by.entry);
+  if (n->item) take_item(q, n->item, me, got);
+  else take_record(q, n->body, n->head, n->nrefs ? 4 + 4 * (size_t)n->nrefs : 0, me, buf, got);
+  if (by.taker) by.taker->moved(by.taker->arg);
+}
+
+static int try_get(struct mp_queue *q, struct mp_member *me, struct by by, void *buf,
                    struct mp_got *got, uint32_t *nrefs) {
   struct next n;
   bool shut = mp_queue_is_shut(q); /* before the look: then nothing comes after it */
@@ -299,27 +320,48 @@ static int try_get(struct mp_queue *q, struct mp_member *me, uint32_t entry, voi
   hold_get(q, me);
   if (!look_next(q, me, &n)) e = shut ? EPIPE : EAGAIN;
   else if (n.nrefs) e = EBADMSG, *nrefs = n.nrefs;
-  else take_next(q, &n, me, entry, buf, got);
+  else take_next(q, &n, me, by, buf, got);
   release_get(q);
   if (!e) tell_writers(q, 1);
   return e;
 }
 
-int mp_queue_get(struct mp_queue *q, struct mp_member *me, uint32_t entry, mp_time deadline,
-                 struct mp_look *look, void *buf, struct mp_got *got, uint32_t *nrefs) {
+static int get(struct mp_queue *q, struct mp_member *me, struct by by, mp_time deadline,
+               struct mp_look *look, void *buf, struct mp_got *got, uint32_t *nrefs) {
   for (;;) {
-    int e = try_get(q, me, entry, buf, got, nrefs);
+    int e = try_get(q, me, by, buf, got, nrefs);
     if (e != EAGAIN || deadline == MP_NEVER) return e;
     if (look && mp_look_for(look, has_items, q)) continue;
     uint32_t seen = mp_waitq_begin(&q->readers);
-    e = try_get(q, me, entry, buf, got, nrefs);
+    e = try_get(q, me, by, buf, got, nrefs);
     if (e != EAGAIN) return e;
     mp_label(me, queue_ref(q), MP_WAIT_GET);
     e = mp_waitq_sleep(&q->readers, seen, deadline);
     mp_unlabel(me);
     if (e == EINTR) return e;
-    if (e == ETIMEDOUT) return try_get(q, me, entry, buf, got, nrefs);
+    if (e == ETIMEDOUT) return try_get(q, me, by, buf, got, nrefs);
   }
+}
+
+int mp_queue_get(struct mp_queue *q, struct mp_member *me, uint32_t entry, mp_time deadline,
+                 struct mp_look *look, void *buf, struct mp_got *got, uint32_t *nrefs) {
+  return get(q, me, (struct by){entry, NULL}, deadline, look, buf, got, nrefs);
+}
+
+int mp_queue_claim(struct mp_queue *q, struct mp_member *me, const struct mp_taker *taker,
+                   mp_time deadline, struct mp_look *look, void *buf, struct mp_got *got,
+                   uint32_t *nrefs) {
+  return get(q, me, (struct by){0, taker}, deadline, look, buf, got, nrefs);
+}
+
+void mp_queue_peek(struct mp_queue *q, struct mp_member *me,
+                   void (*fn)(void *arg, const unsigned char *bytes, size_t len), void *arg) {
+  struct next n;
+  struct mp_taker t = {fn, NULL, arg};
+  hold_get(q, me);
+  if (look_next(q, me, &n)) call_claim(&n, &t);
+  else fn(arg, NULL, 0);
+  release_get(q);
 }
 
 /* Registers the references of the next message; on failure none is. */
@@ -337,16 +379,16 @@ static int register_refs(const struct next *n, struct mp_member *me, mp_ref *ref
 
 /* Registers first and consumes after: a kill between leaves counts too high, and the
  * family lock with a dead owner, which counts anew. */
-int mp_queue_get_refs(struct mp_queue *q, struct mp_member *me, uint32_t entry, void *buf,
-                      struct mp_got *got, mp_ref *refs, uint32_t *entries, uint32_t room,
-                      uint32_t *nrefs) {
+static int get_refs(struct mp_queue *q, struct mp_member *me, struct by by, void *buf,
+                    struct mp_got *got, mp_ref *refs, uint32_t *entries, uint32_t room,
+                    uint32_t *nrefs) {
   struct next n;
   int e = EAGAIN;
   mp_family_lock(me);
   hold_get(q, me);
   if (look_next(q, me, &n) && n.nrefs > 0 && n.nrefs <= room &&
       (e = register_refs(&n, me, refs, entries)) == 0) {
-    take_next(q, &n, me, entry, buf, got);
+    take_next(q, &n, me, by, buf, got);
     *nrefs = n.nrefs;
   }
   release_get(q);
@@ -354,6 +396,18 @@ int mp_queue_get_refs(struct mp_queue *q, struct mp_member *me, uint32_t entry, 
   mp_family_unlock();
   if (!e) tell_writers(q, 1);
   return e;
+}
+
+int mp_queue_get_refs(struct mp_queue *q, struct mp_member *me, uint32_t entry, void *buf,
+                      struct mp_got *got, mp_ref *refs, uint32_t *entries, uint32_t room,
+                      uint32_t *nrefs) {
+  return get_refs(q, me, (struct by){entry, NULL}, buf, got, refs, entries, room, nrefs);
+}
+
+int mp_queue_claim_refs(struct mp_queue *q, struct mp_member *me, const struct mp_taker *taker,
+                        void *buf, struct mp_got *got, mp_ref *refs, uint32_t *entries,
+                        uint32_t room, uint32_t *nrefs) {
+  return get_refs(q, me, (struct by){0, taker}, buf, got, refs, entries, room, nrefs);
 }
 
 uint32_t mp_queue_get_batch(struct mp_queue *q, struct mp_member *me, uint32_t entry, void *buf,
@@ -366,7 +420,7 @@ uint32_t mp_queue_get_batch(struct mp_queue *q, struct mp_member *me, uint32_t e
   hold_get(q, me);
   while (i < max && look_next(q, me, &n) && !(n.head & (REC_RUN | REC_REFS)) &&
          (n.head & REC_LEN) <= size) {
-    take_next(q, &n, me, entry, to, &got);
+    take_next(q, &n, me, (struct by){entry, NULL}, to, &got);
     lens[i++] = (uint32_t)got.len;
     to += got.len;
     size -= got.len;

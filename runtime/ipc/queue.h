@@ -62,6 +62,30 @@ int mp_queue_get_refs(struct mp_queue *q, struct mp_member *me, uint32_t entry, 
                       struct mp_got *got, mp_ref *refs, uint32_t *entries, uint32_t room,
                       uint32_t *nrefs);
 
+/* For messages that must always be somebody's.  claim: called under the lock with the
+ * message's bytes (without its references) before it leaves the queue; moved: after it
+ * has.  Both are short, take no lock and do not fail.  When the caller is killed between
+ * the two, nobody else has taken a message since that did not call `claim` after. */
+struct mp_taker {
+  void (*claim)(void *arg, const unsigned char *bytes, size_t len);
+  void (*moved)(void *arg);
+  void *arg;
+};
+
+/* As mp_queue_get and mp_queue_get_refs, with a claim; of a FIFO queue only.  What is
+ * taken so does not count for mp_queue_join. */
+int mp_queue_claim(struct mp_queue *q, struct mp_member *me, const struct mp_taker *taker,
+                   mp_time deadline, struct mp_look *look, void *buf, struct mp_got *got,
+                   uint32_t *nrefs);
+int mp_queue_claim_refs(struct mp_queue *q, struct mp_member *me, const struct mp_taker *taker,
+                        void *buf, struct mp_got *got, mp_ref *refs, uint32_t *entries,
+                        uint32_t room, uint32_t *nrefs);
+
+/* Calls fn under the lock for taking with the bytes of the next message of a FIFO queue;
+ * NULL, 0 when there is none. */
+void mp_queue_peek(struct mp_queue *q, struct mp_member *me,
+                   void (*fn)(void *arg, const unsigned char *bytes, size_t len), void *arg);
+
 /* Takes up to `max` messages that lie inside chunks, one behind the other, into
  * `buf` of `size` bytes; lens[i] their lengths.  Does not wait.  Returns how many. */
 uint32_t mp_queue_get_batch(struct mp_queue *q, struct mp_member *me, uint32_t entry, void *buf,
