@@ -21,9 +21,10 @@ local process = {}
 -- Of this process; a child begins with its own. origin: in a child, what was current in
 -- its parent; parent: the object for it, once it was asked for. children, detached: the
 -- started ones that were not reaped, process -> its number. hooks: what at_exit was given.
+-- hidden: how many helpers were started.
 local current, origin, parent
 local children, detached, hooks = {}, {}, {}
-local made, started = 0, 0
+local made, started, hidden = 0, 0, 0
 local ended, given_up = false, false
 
 -- The hidden state ---------------------------------------------------------------
@@ -32,10 +33,16 @@ local ended, given_up = false, false
 -- can be avoided: tables have their size from the beginning, empty ones are used again.
 local NONE = {}
 
+-- The place in the tree of child number n of this process.
+local function place_of(n)
+  local of = current and current._mp
+  return (of and of.place ~= "") and of.place .. ":" .. n or tostring(n)
+end
+
 local function new_state(class_name)
   made = made + 1
   local of = current and current._mp
-  local place = (of and of.place ~= "") and of.place .. ":" .. made or tostring(made)
+  local place = place_of(made)
   return {
     handle = core.process(), status = "initial", owner = core.getpid(), place = place,
     index = made, name = class_name .. "-" .. place, daemon = of and of.daemon or false,
@@ -404,15 +411,54 @@ bootstrap = function(self)
   if next(children) then children = {} end
   if next(detached) then detached = {} end
   if next(hooks) then hooks = {} end
-  made, started, ended, given_up = 0, 0, false, false
-  current, origin, parent = self, current, nil
+  made, started, hidden, ended, given_up = 0, 0, 0, false, false
+  if not state.options.foster then origin = current end
+  current, parent = self, nil
   state.status, state.pid, state.owner = "current", pid, pid
   core.name = state.name
   if core.exit and oslib then rawset(oslib, "exit", core.exit) end
   reseed(state.index)
-  log.info("child process calling self.run()")
+  if not state.silent then log.info("child process calling self.run()") end
   self:run()
 end
+
+-- Helpers of the library ---------------------------------------------------------------
+
+local helper_metatable = instance_metatable(Process)
+local QUIET, FOSTER = { quiet = true }, { quiet = true, foster = true }
+
+local function start_helper(name, place, index, options, f)
+  local of = current._mp
+  local state = {
+    handle = core.process(), status = "initial", owner = core.getpid(), place = place,
+    index = index, name = name, daemon = of.daemon, authkey = of.authkey, options = options,
+    silent = options == QUIET, pid = nil, exitcode = nil, target = f, args = nil,
+  }
+  local self = setmetatable({ _mp = state }, helper_metatable)
+  return state.handle, check.call(core.start, state.handle, name, options, bootstrap, self)
+end
+
+--- Starts a child that scripts do not see: it is in no list, has no number among the
+-- Processes, is neither joined nor ended when this process ends, logs nothing, and Ctrl-C
+-- is nothing to it.
+-- @param name what it is called
+-- @param f what it does
+-- @return core process, pid
+function process.help(name, f)
+  hidden = hidden + 1
+  return start_helper(name, current._mp.place, -hidden, QUIET, f)
+end
+
+--- The same in a helper, for a child whose parent, as far as scripts know, is the process
+-- that has started the helper.
+-- @param place its place in the tree
+-- @param index different for all of them: what its random stream depends on
+function process.foster(name, place, index, f)
+  return start_helper(name, place, index, FOSTER, f)
+end
+
+--- The place in the tree of child number n of this process.
+process.place_of = place_of
 
 --- The process that calls it.
 function process.current_process() return current end
@@ -519,12 +565,13 @@ end
 function core.shutdown(code)
   if given_up or current._mp.owner ~= core.getpid() then return end
   core.flush()
-  if not ended then log.info("process shutting down") end
+  local silent = current._mp.silent
+  if not ended and not silent then log.info("process shutting down") end
   ended, given_up = true, true
   run_hooks()
   if next(children) then end_children() end
   given_up = false
-  if code then log.info("process exiting with exitcode %d", code) end
+  if code and not silent then log.info("process exiting with exitcode %d", code) end
 end
 
 current = known_process {

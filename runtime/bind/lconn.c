@@ -21,6 +21,8 @@ _Static_assert(NAMED_PRE <= MP_CONN_PRE, "the prefix fits");
 enum { READABLE = 1, WRITABLE = 2, END_SHIFT = 2, END_MASK = 3 };
 
 /* h.obj: the pipe, h.part: which end of it.  conn.fd is -1 once closed.
+ * next, link: its place in the list of the state's open connections; link NULL: it is in
+ *   none.  spared: close_connections leaves it open.
  * decoding: a received message is being decoded, which may run Lua code (modules
  *   that it names are loaded): its bytes stay where they are meanwhile.
  * The rest belongs to the send in progress: `kept` its bytes, taken from the pack
@@ -29,7 +31,8 @@ enum { READABLE = 1, WRITABLE = 2, END_SHIFT = 2, END_MASK = 3 };
 struct connection {
   struct lmp_handle h;
   struct mp_conn conn;
-  bool decoding;
+  struct connection *next, **link;
+  bool spared, decoding;
   unsigned char *kept;
   int *fds;
   uint32_t nfds;
@@ -59,10 +62,44 @@ static struct connection *check_writable(lua_State *L) {
   return c;
 }
 
+/* -- the open ones -- */
+
+static const char list_key; /* in the registry */
+
+/* The head of the list of this state's connections, which lives as long as the state. */
+static struct connection **list_of(lua_State *L) {
+  struct connection **head;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &list_key) != LUA_TUSERDATA) {
+    head = lua_newuserdatauv(L, sizeof *head, 0);
+    *head = NULL;
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &list_key);
+  } else {
+    head = lua_touserdata(L, -1);
+  }
+  lua_pop(L, 1);
+  return head;
+}
+
+static void enlist(struct connection *c, struct connection **head) {
+  c->next = *head;
+  c->link = head;
+  if (c->next) c->next->link = &c->next;
+  *head = c;
+}
+
+static void delist(struct connection *c) {
+  if (c->link == NULL) return;
+  *c->link = c->next;
+  if (c->next) c->next->link = c->link;
+  c->next = NULL;
+  c->link = NULL;
+}
+
 /* -- closing -- */
 
 /* Idempotent.  A message that is being decoded stays until it is. */
 static void shut(lua_State *L, struct connection *c) {
+  delist(c);
   if (c->decoding)
     mp_conn_hang_up(&c->conn);
   else
@@ -521,6 +558,7 @@ static int new_pipe(lua_State *L) {
     duplex = lua_toboolean(L, 1);
   }
   struct mp_member *me = lmp_member(L);
+  struct connection **list = list_of(L);
   struct connection *a = lmp_new(L, sizeof *a, LMP_CONNECTION, 0);
   struct connection *b = lmp_new(L, sizeof *b, LMP_CONNECTION, 0);
   int e = make(me, duplex, a, b, &full);
@@ -531,6 +569,8 @@ static int new_pipe(lua_State *L) {
   }
   if (e && full) return lmp_full(L);
   if (e) return lmp_fail(L, e, "make a pipe");
+  enlist(a, list);
+  enlist(b, list);
   return 2;
 }
 
@@ -551,10 +591,12 @@ void lmp_conn_push(lua_State *L, int *fd, unsigned flags, mp_ref pipe) {
   if (*fd < 0 || !(flags & (READABLE | WRITABLE)) || flags >> END_SHIFT > END_MASK ||
       (pipe != 0 && mp_block_kind(mp_at(pipe)) != MP_KIND_PIPE))
     luaL_error(L, "marshal: malformed data (connection)");
+  struct connection **list = list_of(L);
   struct connection *c = lmp_new(L, sizeof *c, LMP_CONNECTION, 0);
   if (pipe != 0 && mp_refer(pipe, me, &entry) != 0) lmp_full(L);
   mp_conn_open(&c->conn, *fd, flags & READABLE, flags & WRITABLE);
   fill(c, me, pipe, entry, flags >> END_SHIFT);
+  enlist(c, list);
   *fd = -1;
 }
 
@@ -567,6 +609,31 @@ static int conn_fd(lua_State *L) {
   return 2;
 }
 
+/* any_connections(): whether some connection of this state is open. */
+static int any_connections(lua_State *L) {
+  lua_pushboolean(L, *list_of(L) != NULL);
+  return 1;
+}
+
+/* close_connections(spare): closes all that are open but those in the array `spare`.  For
+ * a process that has inherited them and must not keep their other ends from the EOF. */
+static int close_connections(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_Integer n = luaL_len(L, 1);
+  struct connection *c, *next;
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_geti(L, 1, i);
+    if ((c = lmp_test(L, -1, LMP_CONNECTION)) != NULL) c->spared = true;
+    lua_pop(L, 1);
+  }
+  for (c = *list_of(L); c; c = next) {
+    next = c->next;
+    if (!c->spared) shut(L, c);
+    c->spared = false;
+  }
+  return 0;
+}
+
 static const luaL_Reg methods[] = {
     {"send", conn_send},             {"recv", conn_recv},
     {"send_bytes", conn_send_bytes}, {"recv_bytes", conn_recv_bytes},
@@ -577,7 +644,11 @@ static const luaL_Reg methods[] = {
 static const luaL_Reg metamethods[] = {
     {"__gc", conn_gc}, {"__close", conn_gc}, {"__tostring", conn_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"Pipe", new_pipe}, {"conn_fd", conn_fd}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"Pipe", new_pipe},
+                                     {"conn_fd", conn_fd},
+                                     {"any_connections", any_connections},
+                                     {"close_connections", close_connections},
+                                     {NULL, NULL}};
 
 void lmp_open_conn(lua_State *L) {
   mp_pipe_setup();

@@ -77,14 +77,19 @@ static void read_cpus(lua_State *L, int spec, struct mp_birth *b) {
   lua_pop(L, 1);
 }
 
-static void read_limits(lua_State *L, int spec, struct mp_birth *b) {
+static void read_limits(lua_State *L, int spec, struct lmp_start *s) {
+  struct mp_birth *b = &s->birth;
   lua_getfield(L, spec, "detach");
   b->detach = lua_toboolean(L, -1);
   lua_getfield(L, spec, "nice");
   b->nice = (int)lua_tointeger(L, -1);
   lua_getfield(L, spec, "memory");
   b->memory = (size_t)lua_tointeger(L, -1);
-  lua_pop(L, 3);
+  lua_getfield(L, spec, "quiet");
+  s->quiet = lua_toboolean(L, -1);
+  lua_getfield(L, spec, "foster");
+  s->foster = lua_toboolean(L, -1);
+  lua_pop(L, 5);
   read_cpus(L, spec, b);
 }
 
@@ -183,7 +188,7 @@ static int start_process(lua_State *L) {
   uint32_t word;
   luaL_checktype(L, 3, LUA_TTABLE);
   luaL_checktype(L, 4, LUA_TFUNCTION);
-  read_limits(L, 3, &s.birth);
+  read_limits(L, 3, &s);
   s.member = lmp_member(L);
   s.program = lmp_program(L);
   s.program->thread = pthread_self();
@@ -308,6 +313,32 @@ static int signal_process(lua_State *L) {
   return 0;
 }
 
+/* Whether a member that `parent` had started lives.  Those that do not are buried: a child
+ * that has not confirmed its slot yet cannot do so any more. */
+static bool any_child(uint32_t parent, struct mp_member *m) {
+  bool any = false;
+  for (uint32_t i = 1; i < mp_slots_used(); i++) {
+    const struct mp_slot *s = mp_slot_at(i);
+    uint32_t sw = atomic_load_explicit(&s->word, memory_order_acquire);
+    uint32_t word = i | (sw >> 3) << 12;
+    bool free = (sw & 7) == 0;
+    if (free || atomic_load(&s->parent) != parent) continue;
+    if (mp_alive(word)) any = true;
+    else mp_bury(word, m, NULL);
+  }
+  return any;
+}
+
+/* core.orphans(process): the process has ended, and children of it live (for the moment
+ * that it takes the kernel to end them) */
+static int orphans(lua_State *L) {
+  struct process *p = check_process(L, 1);
+  struct mp_member *m = lmp_member(L);
+  luaL_argcheck(L, p->state == ENDED && p->owner == getpid(), 1, "not a child that has ended");
+  lua_pushboolean(L, any_child(p->word, m));
+  return 1;
+}
+
 /* core.any_ended(): some child of this process waits to be reaped */
 static int any_ended(lua_State *L) {
   lua_pushboolean(L, mp_proc_any_ended());
@@ -377,7 +408,8 @@ static int type_of(lua_State *L) {
 static const luaL_Reg functions[] = {
   {"process", new_process}, {"start", start_process}, {"parent", parent_process},
   {"wait", wait_process}, {"watch", watch_process}, {"forget", forget_process},
-  {"signal", signal_process}, {"any_ended", any_ended}, {"getpid", get_pid},
+  {"signal", signal_process}, {"orphans", orphans}, {"any_ended", any_ended},
+  {"getpid", get_pid},
   {"cpus", cpus}, {"random", random_bytes}, {"write", write_text}, {"flush", flush},
   {"member", member}, {"type", type_of}, {NULL, NULL}
 };
@@ -396,5 +428,6 @@ void lmp_open_process(lua_State *L) {
     lua_setfield(L, -2, "exit");
   }
   lmp_open_wait(L);
+  lmp_open_nursery(L);
   lmp_program_open(L);
 }

@@ -57,6 +57,8 @@ struct lmp_start {
   const char *name;
   int nargs;
   bool told;     /* the parent waits to hear of trouble */
+  bool quiet;    /* Ctrl-C is nothing to it */
+  bool foster;   /* its parent in the eyes of scripts is its parent's parent */
   int trouble[2];
   pid_t parent;
   uint32_t parent_word;
@@ -69,6 +71,8 @@ int lmp_child_error(lua_State *L);
 void lmp_child_run(struct lmp_start *s) __attribute__((noreturn));
 /* Ends a child: the end of its program, flush, _exit. */
 void lmp_child_exit(struct lmp_program *p, int code) __attribute__((noreturn));
+/* From now on Ctrl-C does nothing to this process; where it is ignored it stays so. */
+void lmp_child_hush(void);
 /* `message` is what Ctrl-C raised. */
 bool lmp_child_interrupted(const char *message);
 
@@ -81,5 +85,7 @@ int lmp_closing(lua_State *L);
 
 /* Fills the core table on top with sleep, poll, monotonic. */
 void lmp_open_wait(lua_State *L);
+/* The same with what a pool's nursery needs. */
+void lmp_open_nursery(lua_State *L);
 
 #endif
