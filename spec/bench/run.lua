@@ -2,8 +2,8 @@
 --     build/mplua spec/bench/run.lua [WORD ...]      (only programs whose name has a WORD)
 local here = arg[0]:match "^(.*)/" or "."
 local programs = {
-  "w1_process.lua", "w1_process.lua 500", "w2_pingpong.lua", "w3_queue.lua", "w6_shared.lua",
-  "w7_sync.lua", "w8_marshal.lua", "w9_footprint.lua",
+  "w1_process.lua", "w1_process.lua 500", "w2_pingpong.lua", "w3_queue.lua", "w4_pool.lua",
+  "w6_shared.lua", "w7_sync.lua", "w8_marshal.lua", "w9_footprint.lua",
 }
 
 local function wanted(name)
