@@ -52,8 +52,8 @@ do
     lib.report("w4.apply", lib.per_op(function() pool:apply(square, args) end, 16) * 1e6, "us/rtt")
   end
   if lib.wanted "w4.scaling" then
-    local work = list(32, 1000000)
-    pool:map(burn, list(4, 1000000), { chunksize = 1 })
+    local work = list(32, 1300000)
+    pool:map(burn, list(4, 1300000), { chunksize = 1 })
     local start = lib.now()
     for _, n in ipairs(work) do burn(n) end
     local serial = lib.now() - start

@@ -36,3 +36,14 @@ if lib.wanted "w9.child" then
     p:join()
   end
 end
+
+if lib.wanted "w9.pool" then
+  local pool <close> = mp.Pool(2)
+  local gate, list = mp.Barrier(2), {}
+  for i = 1, 100 do list[i] = i end
+  pool:map(function(x) return x * x end, list)
+  emit("pool_worker2", pool:map(function()
+    gate:wait()
+    return mp.getpid()
+  end, { 1, 2 }, { chunksize = 1 }))
+end
