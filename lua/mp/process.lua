@@ -33,6 +33,9 @@ local ended, given_up = false, false
 -- can be avoided: tables have their size from the beginning, empty ones are used again.
 local NONE = {}
 
+-- The options of a pool's processes. role: as in the core (lprocess.h).
+local NURSERY, WORKER = { role = 1 }, { role = 2 }
+
 -- The place in the tree of child number n of this process.
 local function place_of(n)
   local of = current and current._mp
@@ -412,7 +415,7 @@ bootstrap = function(self)
   if next(detached) then detached = {} end
   if next(hooks) then hooks = {} end
   made, started, hidden, ended, given_up = 0, 0, 0, false, false
-  if not state.options.foster then origin = current end
+  if state.options ~= WORKER then origin = current end
   current, parent = self, nil
   state.status, state.pid, state.owner = "current", pid, pid
   core.name = state.name
@@ -425,36 +428,37 @@ end
 -- Helpers of the library ---------------------------------------------------------------
 
 local helper_metatable = instance_metatable(Process)
-local QUIET, FOSTER = { quiet = true }, { quiet = true, foster = true }
 
 local function start_helper(name, place, index, options, f)
   local of = current._mp
   local state = {
     handle = core.process(), status = "initial", owner = core.getpid(), place = place,
     index = index, name = name, daemon = of.daemon, authkey = of.authkey, options = options,
-    silent = options == QUIET, pid = nil, exitcode = nil, target = f, args = nil,
+    silent = options == NURSERY, pid = nil, exitcode = nil, target = f, args = nil,
   }
   local self = setmetatable({ _mp = state }, helper_metatable)
   return state.handle, check.call(core.start, state.handle, name, options, bootstrap, self)
 end
 
---- Starts a child that scripts do not see: it is in no list, has no number among the
--- Processes, is neither joined nor ended when this process ends, logs nothing, and Ctrl-C
--- is nothing to it.
--- @param name what it is called
+--- Starts the nursery of a pool: a child that scripts do not see. It is in no list, has no
+-- number among the Processes, is neither joined nor ended when this process ends, logs
+-- nothing, and Ctrl-C is nothing to it.
 -- @param f what it does
 -- @return core process, pid
-function process.help(name, f)
+function process.start_nursery(f)
   hidden = hidden + 1
-  return start_helper(name, current._mp.place, -hidden, QUIET, f)
+  local place = current._mp.place
+  return start_helper("PoolNursery-" .. place_of(hidden), place, -hidden, NURSERY, f)
 end
 
---- The same in a helper, for a child whose parent, as far as scripts know, is the process
--- that has started the helper.
+--- Starts a worker, in a nursery. Its parent, as far as scripts know, is the process that
+-- has started the nursery.
 -- @param place its place in the tree
 -- @param index different for all of them: what its random stream depends on
-function process.foster(name, place, index, f)
-  return start_helper(name, place, index, FOSTER, f)
+-- @param f what it does
+-- @return core process, pid
+function process.start_worker(name, place, index, f)
+  return start_helper(name, place, index, WORKER, f)
 end
 
 --- The place in the tree of child number n of this process.

@@ -46,19 +46,6 @@ static void watch_sigint(void) {
   (void)sigaction(SIGINT, &a, NULL);
 }
 
-static void do_nothing(int sig) { (void)sig; }
-
-/* A handler, and not SIG_IGN: programs that this process runs get Ctrl-C. */
-void lmp_child_hush(void) {
-  struct sigaction a;
-  if (sigaction(SIGINT, NULL, &a) == 0 && a.sa_handler == SIG_IGN) return;
-  memset(&a, 0, sizeof a);
-  a.sa_handler = do_nothing;
-  a.sa_flags = SA_RESTART;
-  sigemptyset(&a.sa_mask);
-  (void)sigaction(SIGINT, &a, NULL);
-}
-
 bool lmp_child_interrupted(const char *message) {
   static const char end[] = "interrupted!";
   size_t n = strlen(message), m = sizeof end - 1;
@@ -159,7 +146,7 @@ static void set_up(struct lmp_start *s) {
 static void adopt(struct lmp_start *s) {
   struct lmp_program *p = s->program;
   p->member = s->member;
-  if (!s->foster) {
+  if (s->role != LMP_WORKER) {
     p->parent = s->parent;
     p->parent_word = s->parent_word;
   }
@@ -176,8 +163,8 @@ void lmp_child_run(struct lmp_start *s) {
   set_up(s);
   adopt(s);
   put_off_collection(s->co);
-  if (s->quiet) lmp_child_hush();
-  else watch_sigint();
+  if (s->role == LMP_PLAIN) watch_sigint();
+  else lmp_nursery_signals(s->role, &s->mask);
   (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
   int code = settle(s, lua_pcall(s->co, s->nargs, 0, 2));
   lmp_child_exit(s->program, code);

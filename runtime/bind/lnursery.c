@@ -1,11 +1,12 @@
 /* What a pool's nursery needs of the kernel: signals that wait for it, which of its children
  * has ended.
  *
- * A nursery takes its signals one by one from sigwaitinfo, so they are blocked in it at all
- * times and no handler ever runs.  A worker begins with the mask that the nursery itself
- * was born with.
+ * A nursery takes its signals one by one from sigwaitinfo: they are blocked in it from birth
+ * on, so that none comes too early, and no handler ever runs.  A worker begins with the
+ * mask that the nursery would have had as a plain child.
  */
 #include "../os/clock.h"
+#include "lpool.h"
 #include "lprocess.h"
 #include <errno.h>
 #include <signal.h>
@@ -13,7 +14,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-static sigset_t born_with; /* the mask of this process before nursery_begin */
+static sigset_t plain_mask; /* of this nursery */
 
 static void own_signals(sigset_t *set) {
   sigemptyset(set);
@@ -22,24 +23,31 @@ static void own_signals(sigset_t *set) {
   sigaddset(set, SIGUSR1);
 }
 
-/* core.nursery_begin(): from now on SIGCHLD, SIGTERM and SIGUSR1 wait for nursery_wait.
- * SIGCHLD gets its default, because children of who ignores it reap themselves. */
-static int nursery_begin(lua_State *L) {
-  sigset_t set;
-  (void)L;
-  own_signals(&set);
-  (void)pthread_sigmask(SIG_BLOCK, &set, &born_with);
-  signal(SIGCHLD, SIG_DFL);
-  lmp_child_hush();
-  return 0;
+static void do_nothing(int sig) { (void)sig; }
+
+/* A handler, and not SIG_IGN: programs that this process runs get Ctrl-C. */
+static void hush(void) {
+  struct sigaction a;
+  if (sigaction(SIGINT, NULL, &a) == 0 && a.sa_handler == SIG_IGN) return;
+  memset(&a, 0, sizeof a);
+  a.sa_handler = do_nothing;
+  a.sa_flags = SA_RESTART;
+  sigemptyset(&a.sa_mask);
+  (void)sigaction(SIGINT, &a, NULL);
 }
 
-/* core.nursery_leave(): in a worker, first of all */
-static int nursery_leave(lua_State *L) {
-  (void)L;
-  lmp_child_hush();
-  (void)pthread_sigmask(SIG_SETMASK, &born_with, NULL);
-  return 0;
+/* SIGCHLD gets its default: the children of who ignores it reap themselves. */
+void lmp_nursery_signals(enum lmp_role role, sigset_t *mask) {
+  sigset_t own;
+  hush();
+  if (role == LMP_WORKER) {
+    *mask = plain_mask;
+    return;
+  }
+  plain_mask = *mask;
+  own_signals(&own);
+  sigorset(mask, mask, &own);
+  (void)signal(SIGCHLD, SIG_DFL);
 }
 
 /* The next of the nursery's signals; 0: the deadline. */
@@ -78,10 +86,19 @@ static int nursery_ended(lua_State *L) {
   return 1;
 }
 
+/* core.pool_over(pool) -> whether no more tasks can be submitted, whether none waits */
+static int pool_over(lua_State *L) {
+  struct lmp_pool *x = lmp_pool_check(L);
+  bool shut = mp_queue_is_shut(x->tasks); /* first: what was put before it is counted */
+  lua_pushboolean(L, shut);
+  lua_pushboolean(L, mp_queue_count(x->tasks, x->me) == 0);
+  return 2;
+}
+
 void lmp_open_nursery(lua_State *L) {
   static const luaL_Reg functions[] = {
-    {"nursery_begin", nursery_begin}, {"nursery_leave", nursery_leave},
-    {"nursery_wait", nursery_wait}, {"nursery_ended", nursery_ended}, {NULL, NULL}
+    {"nursery_wait", nursery_wait}, {"nursery_ended", nursery_ended},
+    {"pool_over", pool_over}, {NULL, NULL}
   };
   luaL_setfuncs(L, functions, 0);
 }

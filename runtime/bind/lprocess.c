@@ -85,11 +85,9 @@ static void read_limits(lua_State *L, int spec, struct lmp_start *s) {
   b->nice = (int)lua_tointeger(L, -1);
   lua_getfield(L, spec, "memory");
   b->memory = (size_t)lua_tointeger(L, -1);
-  lua_getfield(L, spec, "quiet");
-  s->quiet = lua_toboolean(L, -1);
-  lua_getfield(L, spec, "foster");
-  s->foster = lua_toboolean(L, -1);
-  lua_pop(L, 5);
+  lua_getfield(L, spec, "role");
+  s->role = (enum lmp_role)lua_tointeger(L, -1);
+  lua_pop(L, 4);
   read_cpus(L, spec, b);
 }
 

@@ -47,6 +47,11 @@ void lmp_program_settle(struct lmp_program *p);
 #define LMP_NO_CODE INT_MIN
 bool lmp_program_end(struct lmp_program *p, int code);
 
+/* What a child is to the library.  Ctrl-C is nothing to the last two.
+ * LMP_NURSERY: forks the workers of a pool; its signals wait for it (lnursery.c).
+ * LMP_WORKER: started by a nursery; its parent in the eyes of scripts is the nursery's. */
+enum lmp_role { LMP_PLAIN, LMP_NURSERY, LMP_WORKER };
+
 /* What a child needs to begin.  L runs the call that forked; co, the program's next_co:
  * [L, handler, function, arguments]: it keeps L alive, on whose C frame the child lives. */
 struct lmp_start {
@@ -57,8 +62,7 @@ struct lmp_start {
   const char *name;
   int nargs;
   bool told;     /* the parent waits to hear of trouble */
-  bool quiet;    /* Ctrl-C is nothing to it */
-  bool foster;   /* its parent in the eyes of scripts is its parent's parent */
+  enum lmp_role role;
   int trouble[2];
   pid_t parent;
   uint32_t parent_word;
@@ -71,8 +75,6 @@ int lmp_child_error(lua_State *L);
 void lmp_child_run(struct lmp_start *s) __attribute__((noreturn));
 /* Ends a child: the end of its program, flush, _exit. */
 void lmp_child_exit(struct lmp_program *p, int code) __attribute__((noreturn));
-/* From now on Ctrl-C does nothing to this process; where it is ignored it stays so. */
-void lmp_child_hush(void);
 /* `message` is what Ctrl-C raised. */
 bool lmp_child_interrupted(const char *message);
 
@@ -85,7 +87,11 @@ int lmp_closing(lua_State *L);
 
 /* Fills the core table on top with sleep, poll, monotonic. */
 void lmp_open_wait(lua_State *L);
-/* The same with what a pool's nursery needs. */
+
+/* In a new nursery or worker, all signals blocked.  mask: the signal mask of its parent;
+ * what its own is to be. */
+void lmp_nursery_signals(enum lmp_role role, sigset_t *mask);
+/* Fills the core table on top with nursery_wait, nursery_ended. */
 void lmp_open_nursery(lua_State *L);
 
 #endif
