@@ -67,6 +67,7 @@ static void push_core(lua_State *L) {
     lmp_open_text(L);
     lmp_open_marshal(L);
     lmp_open_queue(L);
+    lmp_open_pool(L);
     lmp_open_sync(L);
     lmp_open_cell(L);
     lmp_open_conn(L);

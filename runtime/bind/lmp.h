@@ -115,6 +115,7 @@ bool lmp_pause(lua_State *L, struct mp_member *me);
 /* luaopen of the parts; each fills the table on top of the stack (mp.core) with its
  * constructors and functions. */
 void lmp_open_queue(lua_State *L);
+void lmp_open_pool(lua_State *L);
 void lmp_open_sync(lua_State *L);
 void lmp_open_cell(lua_State *L);
 void lmp_open_conn(lua_State *L);

@@ -239,32 +239,7 @@ static void put_varint(struct enc *e, uint64_t v) {
 
 static inline void put_integer(struct enc *e, lua_Integer v) {
   unsigned char *p = room(e, 9);
-  size_t n;
-  if (v >= 0 && v < TAG_STR) {
-    p[0] = (unsigned char)v;
-    e->p->len++;
-    return;
-  }
-  uint64_t u = v < 0 ? ~(uint64_t)v : (uint64_t)v;
-  int neg = v < 0;
-  if (u <= UINT8_MAX) {
-    p[0] = (unsigned char)(TAG_U1 + neg);
-    p[1] = (unsigned char)u;
-    n = 2;
-  } else if (u <= UINT16_MAX) {
-    p[0] = (unsigned char)(TAG_U2 + neg);
-    put16(p + 1, (uint16_t)u);
-    n = 3;
-  } else if (u <= UINT32_MAX) {
-    p[0] = (unsigned char)(TAG_U4 + neg);
-    put32(p + 1, (uint32_t)u);
-    n = 5;
-  } else {
-    p[0] = TAG_I8;
-    put64(p + 1, (uint64_t)v);
-    n = 9;
-  }
-  e->p->len += n;
+  e->p->len += lmp_integer_to(p, v);
 }
 
 static inline void put_bytes(struct enc *e, const char *s, size_t n) {

@@ -35,6 +35,12 @@
  *                that nothing keeps alive; SERIAL_U: and a user value follows
  *   CONN i flags descriptor i of the message
  *
+ * What a pool's batches and reports carry is a stream of values, one behind the other
+ * (marshal_stream.h).  Two more bytes, which begin no value by itself, stand there only:
+ *   SIZED n      n (4 bytes): the length of the value that follows, offsets in which
+ *                count from its own tag.  Before all values but lone scalars
+ *   FAILED       an error: two values of the stream follow, what was raised and where
+ *
  * Every element and every key takes a byte at least: what a reader reserves for
  * tables is bounded by the bytes of the message, all tables taken together.
  */
@@ -56,6 +62,7 @@ enum {
   TAG_SERIAL = 0xe6, TAG_SERIAL_U = 0xe8, TAG_CONN = 0xea,
   TAG_UPREF = 0xec, TAG_REF, TAG_GLOBALS, TAG_END,
   TAG_RUNS = 0xf0, TAG_RUN1, TAG_RUN2, TAG_RUN4, TAG_RUN8, TAG_RUNF,
+  TAG_SIZED = 0xf8, TAG_FAILED, /* in streams only */
   TAG_MAGIC = 0xfa,
   BIT_SHARED = 1, BIT_META = 2
 };
@@ -191,6 +198,34 @@ struct marshal *lmp_marshal(lua_State *L);
 void lmp_marshal_push(lua_State *L, int uservalue);
 
 void lmp_pack_free(struct lmp_pack *p);
+
+/* Writes an integer, at most 9 bytes; how many. */
+static inline size_t lmp_integer_to(unsigned char *p, lua_Integer v) {
+  if (v >= 0 && v < TAG_STR) {
+    p[0] = (unsigned char)v;
+    return 1;
+  }
+  uint64_t u = v < 0 ? ~(uint64_t)v : (uint64_t)v;
+  int neg = v < 0;
+  if (u <= UINT8_MAX) {
+    p[0] = (unsigned char)(TAG_U1 + neg);
+    p[1] = (unsigned char)u;
+    return 2;
+  }
+  if (u <= UINT16_MAX) {
+    p[0] = (unsigned char)(TAG_U2 + neg);
+    put16(p + 1, (uint16_t)u);
+    return 3;
+  }
+  if (u <= UINT32_MAX) {
+    p[0] = (unsigned char)(TAG_U4 + neg);
+    put32(p + 1, (uint32_t)u);
+    return 5;
+  }
+  p[0] = TAG_I8;
+  put64(p + 1, (uint64_t)v);
+  return 9;
+}
 
 /* Writes tag and length of a string of n bytes, at most 9 bytes; how many. */
 static inline size_t lmp_head_of_string(unsigned char *p, size_t n) {
