@@ -20,7 +20,8 @@ end
 -- Submits tasks f(items[1]), f(items[2]), …; a job.
 function Bench:submit(f, items, chunk)
   self.njobs = self.njobs + 1
-  local job = { id = self.njobs, out = {}, errors = {}, left = #items, lost = {}, returned = {} }
+  local job = { id = self.njobs, left = #items,
+    out = {}, errors = {}, lost = {}, returned = {} }
   self.jobs[job.id] = job
   job.handle = self.engine:open(f, { id = job.id })
   assert.equal(#items, self.engine:submit(job.handle, items, 1, #items, chunk or 1))
@@ -366,7 +367,8 @@ describe("the local engine", function()
         end
       end)
       assert.is_false(ok)
-      assert.matches("the process that forks the workers of the pool was killed by signal 9, 6 times", err)
+      assert.matches("the process that forks the workers of the pool was killed by signal 9, "
+        .. "6 times", err)
     end)
   end)
 
@@ -441,7 +443,7 @@ describe("the local engine", function()
     it("but those of the initializer and its arguments", function()
       local r1, s1 = mp.Pipe(false)
       local r2, s2 = mp.Pipe(false)
-      local b <close> = bench {
+      local _ <close> = bench {
         processes = 1, initargs = { { deep = { s1 } } },
         initializer = function(t)
           t.deep[1]:send("argument")

@@ -51,7 +51,8 @@ end
 function engine.new(options)
   local n = options.processes
   local prefix = options.name or "PoolWorker-" .. process.place_of("")
-  local initargs = options.initargs
+  local initargs = options.initargs or {}
+  local last = initargs.n or #initargs
   local base = take_numbers(n)
   local self = setmetatable({
     pool = check.call(core.pool, n, prefix, base), owner = core.getpid(), looked = monotonic(),
@@ -60,9 +61,8 @@ function engine.new(options)
   self.spec = {
     pool = self.pool, processes = n, prefix = prefix, base = base,
     initializer = options.initializer, maxtasks = options.maxtasksperchild,
-    initargs = initargs and { n = initargs.n or #initargs, table.unpack(initargs, 1, initargs.n) },
+    initargs = { n = last, table.unpack(initargs, 1, last) },
   }
-  if options.initializer and not initargs then self.spec.initargs = { n = 0 } end
   start_nursery(self)
   return self
 end
