@@ -91,7 +91,8 @@ static int64_t check_ns(lua_State *L, int arg, const char *field) {
     lua_pop(L, 1);
     return 0;
   }
-  if (!lua_isnumber(L, -1)) luaL_argerror(L, arg, lua_pushfstring(L, "%s is no number", field));
+  if (!lua_isnumber(L, -1))
+    luaL_argerror(L, arg, lua_pushfstring(L, "%s is not a number", field));
   lua_Number s = lua_tonumber(L, -1);
   lua_pop(L, 1);
   if (!(s * 1e9 >= 1)) return 1;
@@ -121,7 +122,8 @@ static mp_ref make_object(lua_State *L, struct lmp_pool *x, enum mp_kind kind, s
 static int new_pool(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1), base = luaL_optinteger(L, 3, 0);
   uint32_t maxsize = 0;
-  luaL_argcheck(L, n >= 1 && n <= MP_POOL_WORKERS_MAX, 1, "a pool cannot have so many workers");
+  luaL_argcheck(L, n >= 1 && n <= MP_POOL_WORKERS_MAX, 1,
+                "a pool cannot have so many workers");
   luaL_checkstring(L, 2);
   struct mp_member *me = lmp_member(L);
   size_t size = sizeof(struct lmp_pool) + (size_t)n * sizeof(struct lmp_seen);
@@ -419,6 +421,11 @@ static bool is_plain(const struct packed *b) {
   return b->nrefs == 0 && b->len + sizeof(struct mp_batch) <= MP_INLINE_MAX;
 }
 
+/* Memory is nearly used up, and tasks wait: their results will need what is left. */
+static bool is_full(const struct lmp_pool *x) {
+  return mp_arena_scarce() && mp_queue_count(x->tasks, x->me) > 0;
+}
+
 /* Puts the group; *tasks grows by those that went in.  0, ENOMEM, EPIPE. */
 static int put_group(struct submit *s, lua_Integer *tasks) {
   struct lmp_pool *x = s->x;
@@ -426,6 +433,7 @@ static int put_group(struct submit *s, lua_Integer *tasks) {
   struct mp_message m[GROUP];
   uint32_t done = 0, n = s->n;
   int e = 0;
+  if (n > 0 && is_full(x)) return ENOMEM;
   for (uint32_t i = 0; i < n; i++) {
     const struct packed *b = &s->batch[i];
     head[i] = s->job->batch;
@@ -568,21 +576,22 @@ static int take_refs(lua_State *L, struct report *r, unsigned char *buf, uint32_
   luaL_argcheck(L, x->p, 1, "the pool is closed"); /* by a finalizer */
   u->refs = refs;
   u->entries = refs + room;
-  return mp_queue_get_refs(x->reports, x->me, x->entry[1], buf, &r->got, refs, u->entries, room,
-                           &u->nrefs);
+  return mp_queue_get_refs(x->reports, x->me, x->entry[1], buf, &r->got, refs, u->entries,
+                           room, &u->nrefs);
 }
 
 /* Takes messages: as many as are there, or waits for one. */
-static int refill(lua_State *L, struct report *r, mp_time deadline) {
+static int refill(lua_State *L, struct report *r, mp_time *until) {
   struct lmp_pool *x = r->x;
   uint32_t nrefs;
+  if (*until < 0) *until = lmp_deadline(L, 3);
   unsigned char *buf = push_buffer(L, x);
   x->imsg = 0;
   x->off = 0;
   x->nmsg = mp_queue_get_batch(x->reports, x->me, x->entry[1], buf, BUFFER, x->lens,
                                LMP_POOL_DRAIN);
   if (x->nmsg > 0) return 0;
-  int e = mp_queue_get(x->reports, x->me, x->entry[1], deadline, &x->look, buf, &r->got, &nrefs);
+  int e = mp_queue_get(x->reports, x->me, x->entry[1], *until, &x->look, buf, &r->got, &nrefs);
   if (e == EBADMSG) e = take_refs(L, r, buf, nrefs) == 0 ? 0 : EBADMSG;
   if (e) return e;
   if (r->got.block || r->in.u.nrefs) return 0;
@@ -592,14 +601,15 @@ static int refill(lua_State *L, struct report *r, mp_time deadline) {
 }
 
 /* The next report, which lies in the userdata that it leaves on the stack, or in a block:
- * 0, EAGAIN, EINTR, EPIPE.  EBADMSG: look again. */
-static int next_report(lua_State *L, struct report *r, mp_time deadline) {
+ * 0, EAGAIN, EINTR, EPIPE.  EBADMSG: look again.  *until: the deadline, below 0 as long as
+ * nobody needed it. */
+static int next_report(lua_State *L, struct report *r, mp_time *until) {
   struct lmp_pool *x = r->x;
   int e = 0;
   memset(&r->got, 0, sizeof r->got);
   memset(&r->in, 0, sizeof r->in);
   if (x->imsg < x->nmsg) lua_getiuservalue(L, 1, LMP_POOL_BUFFER);
-  else e = refill(L, r, deadline);
+  else e = refill(L, r, until);
   if (e) return e;
   const unsigned char *data = r->got.data;
   size_t len = r->got.len;
@@ -793,11 +803,11 @@ static int pool_take(lua_State *L) {
   struct report r;
   r.x = check_owner(L);
   luaL_checktype(L, 2, LUA_TTABLE);
-  mp_time deadline = lmp_deadline(L, 3);
+  mp_time until = -1;
   int e;
   do {
-    lua_settop(L, 2);
-    e = next_report(L, &r, deadline);
+    lua_settop(L, 3);
+    e = next_report(L, &r, &until);
     if (e == 0 && !is_new(r.x, &r.head)) {
       give_back(&r);
       e = EBADMSG;

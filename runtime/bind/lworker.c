@@ -29,11 +29,12 @@
  * LOOK_MAX: the clock is read after so many tasks at the latest.
  * FUNCTIONS: as many as an owner keeps.
  * FULL_WAIT: between two tries while memory is short.  FULL_TRIES: so often a result is
- *   tried when no report waits whose taking could help. */
+ *   tried when no report waits whose taking could help; FULL_TRIES_BUSY: when tasks wait,
+ *   whose end could. */
 enum {
   REPORT_NS = 1000 * 1000, LOOK_NS = 50 * 1000, LOOK_MAX = 512,
   FUNCTIONS = MP_POOL_FUNCTIONS,
-  FULL_WAIT_NS = 10 * 1000 * 1000, FULL_TRIES = 5
+  FULL_WAIT_NS = 10 * 1000 * 1000, FULL_TRIES = 10, FULL_TRIES_BUSY = 100
 };
 
 /* Where a task is when it fails. */
@@ -45,8 +46,9 @@ enum { SLOT_POOL = 1, SLOT_FUNCTIONS, SLOT_SEED, SLOT_HANDLER, SLOT_REFS, SLOT_F
 /* A worker's life.
  * left: tasks until it retires.  serials: functions in SLOT_FUNCTIONS, the next one goes to
  * `oldest`.
- * Of the batch b: k: tasks that are over; in: what is left of it; start: where the task in
- * hand begins; dropped: its job was cancelled or is gone; told: the last report was sent.
+ * Of the batch b: k: tasks that are over; in: what is left of it, which lies in `got`, or
+ * in memory of its own, `copy`; start: where the task in hand begins; dropped: its job was
+ * cancelled or is gone; told: the last report was sent.
  * since: when the last report was sent or the batch began; looked: when the clock was read
  * last, with `since_look` tasks since; every: the clock is read after so many.  tick: of the
  * coarse clock. */
@@ -63,6 +65,8 @@ struct worker {
   uint32_t oldest;
   struct mp_look look;
   struct mp_batch b;
+  struct mp_got got;
+  void *copy;
   struct lmp_stream in;
   const unsigned char *start;
   uint32_t k;
@@ -189,10 +193,28 @@ static void flush_output(void) {
   if (__fpending(stdout) > 0) fflush(stdout);
 }
 
+/* Gives back the shared memory that the batch lies in: the result may need it. */
+static bool move_batch(struct worker *w) {
+  size_t left = (size_t)(w->in.end - w->in.at);
+  if (!w->got.block || (w->copy = malloc(left + 1)) == NULL) return false;
+  memcpy(w->copy, w->in.at, left);
+  w->in.at = w->copy;
+  w->in.end = w->in.at + left;
+  mp_got_done(&w->got, w->me);
+  return true;
+}
+
 static void pause_for_memory(struct worker *w) {
   struct timespec t = {0, FULL_WAIT_NS};
   (void)nanosleep(&t, NULL);
   mp_look_around(w->me);
+}
+
+/* A result that has been tried so often, while memory was short, will not find any. */
+static bool is_hopeless(struct worker *w, int tries) {
+  if (mp_queue_count(w->x->reports, w->me) > 0) return false;
+  if (mp_queue_count(w->x->tasks, w->me) > 0) return tries > FULL_TRIES_BUSY;
+  return tries > FULL_TRIES;
 }
 
 /* Sends what is in the record, or `extra`.  While memory is short it waits for the owner
@@ -204,8 +226,8 @@ static int send(struct worker *w, const struct mp_message *extra, bool last) {
   uint64_t ns = (uint64_t)(now - w->since);
   while ((e = mp_worker_send(w->p, w->i, w->me, extra, ns, last)) != 0) {
     if (e != ENOMEM) continue; /* EINTR */
-    if (extra && mp_queue_count(w->x->reports, w->me) == 0 && ++tries > FULL_TRIES) return e;
-    pause_for_memory(w);
+    if (extra && is_hopeless(w, ++tries)) return e;
+    if (!move_batch(w)) pause_for_memory(w);
   }
   w->since = w->looked = now;
   w->since_look = 0;
@@ -349,7 +371,8 @@ static void look_at_clock(struct worker *w, long tick) {
   w->looked = now;
   w->since_look = 0;
   if (took < LOOK_NS / 2 && w->every < LOOK_MAX) w->every *= 2;
-  else if (took > 2 * LOOK_NS) w->every = n * LOOK_NS > took ? (uint32_t)(n * LOOK_NS / took) : 1;
+  else if (took > 2 * LOOK_NS)
+    w->every = n * LOOK_NS > took ? (uint32_t)(n * LOOK_NS / took) : 1;
   if (now - w->since >= REPORT_NS && w->k < w->b.count) (void)send(w, NULL, false);
 }
 
@@ -560,22 +583,18 @@ static void run_all(lua_State *L, struct worker *w) {
   }
 }
 
-/* Runs the batch that lies in `got`; true when it is done with, false when the worker
- * retires in the middle of it. */
-static bool run_batch(lua_State *L, struct worker *w, struct mp_got *got) {
+/* Runs the batch that lies in `got`, as far as the worker goes before it retires. */
+static void run_batch(lua_State *L, struct worker *w) {
   bool gone;
-  memcpy(&w->b, got->data, sizeof w->b);
-  w->in.at = got->data + sizeof w->b;
-  w->in.end = got->data + got->len;
+  memcpy(&w->b, w->got.data, sizeof w->b);
+  w->in.at = w->got.data + sizeof w->b;
+  w->in.end = w->got.data + w->got.len;
   w->k = 0;
   w->dropped = w->told = false;
   w->phase = ARGUMENTS;
   w->start = w->in.at;
   if (w->b.job != w->job) w->every = 1;
   w->job = w->b.job;
-  w->since = w->looked = mp_now();
-  w->since_look = 0;
-  w->tick = coarse_tick();
   int status = push_function(L, w, &gone);
   if (gone) w->dropped = true;
   else if (status == LUA_OK) run_all(L, w);
@@ -583,27 +602,44 @@ static bool run_batch(lua_State *L, struct worker *w, struct mp_got *got) {
   lua_settop(L, SLOT_FUNC - 1);
   bool done = w->k == w->b.count || w->dropped;
   if (!w->told) (void)send(w, NULL, done);
-  return done;
+}
+
+static void read_clock(struct worker *w) {
+  w->since = w->looked = mp_now();
+  w->since_look = 0;
+  w->tick = coarse_tick();
+}
+
+/* As mp_worker_take.  When there is no need to wait the batch begins where the last report
+ * was sent, and the clock need not be read. */
+static int take_next(struct worker *w, void *buf, uint32_t *nrefs) {
+  int e = mp_worker_take(w->p, w->i, w->me, MP_NEVER, &w->look, buf, &w->got, nrefs);
+  if (e != EAGAIN) return e;
+  e = mp_worker_take(w->p, w->i, w->me, MP_FOREVER, &w->look, buf, &w->got, nrefs);
+  read_clock(w);
+  return e;
 }
 
 /* Takes the next batch.  0, EPIPE; EINTR, EAGAIN, ENOMEM: try again. */
-static int take(lua_State *L, struct worker *w, void *buf, struct mp_got *got) {
+static int take(lua_State *L, struct worker *w, void *buf) {
   struct lmp_unpack *u = &w->in.u;
   uint32_t nrefs;
   memset(&w->in, 0, sizeof w->in);
-  int e = mp_worker_take(w->p, w->i, w->me, MP_FOREVER, &w->look, buf, got, &nrefs);
+  int e = take_next(w, buf, &nrefs);
   if (e != EBADMSG) return e;
   mp_ref *refs = lua_newuserdatauv(L, (size_t)nrefs * 2 * sizeof *refs, 0);
   u->refs = refs;
   u->entries = refs + nrefs;
-  e = mp_worker_take_refs(w->p, w->i, w->me, buf, got, refs, u->entries, nrefs, &u->nrefs);
+  e = mp_worker_take_refs(w->p, w->i, w->me, buf, &w->got, refs, u->entries, nrefs, &u->nrefs);
   lua_replace(L, SLOT_REFS);
   return e;
 }
 
-static void give_back(struct worker *w, struct mp_got *got) {
+static void give_back(struct worker *w) {
   struct lmp_unpack *u = &w->in.u;
-  mp_got_done(got, w->me);
+  mp_got_done(&w->got, w->me);
+  free(w->copy);
+  w->copy = NULL;
   for (uint32_t i = 0; i < u->nrefs; i++)
     if (u->entries[i] != UINT32_MAX) mp_drop(u->entries[i], w->me);
 }
@@ -611,15 +647,15 @@ static void give_back(struct worker *w, struct mp_got *got) {
 /* To the end: "retired" or "over". */
 static const char *work(lua_State *L, struct worker *w) {
   unsigned char buf[MP_INLINE_MAX];
-  struct mp_got got;
+  read_clock(w);
   while (w->left > 0) {
-    int e = take(L, w, buf, &got);
+    int e = take(L, w, buf);
     if (e == EPIPE) break;
     if (e == ENOMEM) pause_for_memory(w);
     else if (e == EINTR) lmp_pause(L, w->me);
     if (e) continue;
-    (void)run_batch(L, w, &got);
-    give_back(w, &got);
+    run_batch(L, w);
+    give_back(w);
   }
   mp_worker_retire(w->p, w->i);
   return w->left > 0 ? "over" : "retired";

@@ -41,7 +41,8 @@ void lmp_stream_put_large(lua_State *L, int idx, struct lmp_pack *p);
 
 /* Appends the value at `idx` (not negative) to `p`.  Raises as lmp_encode does. */
 static inline void lmp_stream_put(lua_State *L, int idx, struct lmp_pack *p) {
-  unsigned char *to = p->cap - p->len >= LMP_SMALL ? p->data + p->len : lmp_room(L, p, LMP_SMALL);
+  unsigned char *to = p->data + p->len;
+  if (p->cap - p->len < LMP_SMALL) to = lmp_room(L, p, LMP_SMALL);
   size_t n = lmp_small_to(L, idx, to);
   if (n) p->len += n;
   else lmp_stream_put_large(L, idx, p);

@@ -647,3 +647,8 @@ void mp_arena_stats(struct mp_arena_stats *out, uint32_t me) {
     if (type_of(i) == SLAB || type_of(i) == RUN) out->resident += (size_t)length_of(i) * PAGE;
   mp_lock_release(&head->lock);
 }
+
+bool mp_arena_scarce(void) {
+  uint64_t used = __atomic_load_n(&head->used, __ATOMIC_RELAXED);
+  return used > (uint64_t)(head->pages - head->first) * PAGE / 4 * 3;
+}

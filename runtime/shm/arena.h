@@ -126,6 +126,9 @@ struct mp_arena_stats {
 };
 void mp_arena_stats(struct mp_arena_stats *out, uint32_t me);
 
+/* More than three quarters are in use.  A hint: takes no lock. */
+bool mp_arena_scarce(void);
+
 /* Calls fn on every block that is not free; the arena's lock is held while it
  * runs; fn returns true to have the block freed. */
 void mp_arena_each(bool (*fn)(mp_ref r, void *arg), void *arg, uint32_t me);
