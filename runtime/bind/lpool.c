@@ -506,7 +506,20 @@ static void copy_items(lua_State *L, lua_Integer first, lua_Integer last) {
   lua_replace(L, 3);
 }
 
-/* pool_submit(pool, job, items, first, last, chunk) -> n [, "full" | "bad", message] */
+/* Nothing is in work that could give memory back.  In this order: a task is in the queue,
+ * claimed, or told of. */
+static bool is_at_rest(struct lmp_pool *x) {
+  if (x->imsg < x->nmsg || mp_queue_count(x->tasks, x->me) > 0) return false;
+  for (uint32_t i = 0; i < x->p->n; i++)
+    if (atomic_load_explicit(&x->p->worker[i].claim, memory_order_acquire)) return false;
+  return mp_queue_count(x->reports, x->me) == 0;
+}
+
+static int raise_full(lua_State *L) { return lmp_full(L); }
+
+/* pool_submit(pool, job, items, first, last, chunk) -> n [, "full" | "bad", message].  Full:
+ * try again when reports were taken.  An item for which there is no memory although the
+ * pool does nothing is a bad one. */
 static int pool_submit(lua_State *L) {
   struct submit s = {.x = check_owner(L), .job = check_job(L, 2)};
   bool bad;
@@ -526,10 +539,16 @@ static int pool_submit(lua_State *L) {
     luaL_checktype(L, 3, LUA_TTABLE);
   lua_settop(L, 3);
   lua_Integer n = submit_all(L, &s, &bad, &e);
-  if (e == ENOMEM && n == 0 && mp_queue_count(s.x->tasks, s.x->me) == 0) {
-    lua_gc(L, LUA_GCCOLLECT); /* nothing is in work that could give memory back */
+  if (e == ENOMEM && n == 0 && is_at_rest(s.x)) {
+    lua_gc(L, LUA_GCCOLLECT); /* handles that Lua has dropped may hold the memory */
     luaL_argcheck(L, s.x->p && s.job->open, 1, "the pool is closed");
     n = submit_all(L, &s, &bad, &e);
+    if (e == ENOMEM && n == 0) {
+      lua_pushcfunction(L, raise_full);
+      (void)lua_pcall(L, 0, 0, 0);
+      bad = true;
+      e = 0;
+    }
   }
   if (e == EPIPE) return luaL_error(L, "the pool takes no more tasks");
   if (e && e != ENOMEM) return lmp_fail(L, e, "submit tasks");

@@ -278,12 +278,17 @@ static int put_as_result(void *arg, const void *bytes, size_t n, const mp_ref *r
   return put_bytes(arg, bytes, n, refs, nrefs);
 }
 
+/* What is told of an error that is too large to be told as it is. */
+#define TEXT_MAX 1000
+
 /* [sink, message, traceback, as text]: raises when it does not go. */
 static int put_error(lua_State *L) {
   const struct sink *s = lua_touserdata(L, 1);
   luaL_checkstack(L, 8, NULL);
   if (lua_toboolean(L, 4)) {
-    luaL_tolstring(L, 2, NULL);
+    size_t n;
+    const char *text = luaL_tolstring(L, 2, &n);
+    lua_pushlstring(L, text, n < TEXT_MAX ? n : TEXT_MAX);
     lua_replace(L, 2);
   }
   struct lmp_pack *p = lmp_pack(L);
