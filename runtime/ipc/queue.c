@@ -284,6 +284,10 @@ static bool look_next(struct mp_queue *q, struct mp_member *me, struct next *n) 
   return true;
 }
 
+/* Compiled once for those with a claim and once for those without, which so pay nothing
+ * for it (3 of 62 ns). */
+#define BOTH static inline __attribute__((always_inline))
+
 /* Who takes: its entry, which counts what it holds, or a taker with a claim. */
 struct by {
   uint32_t entry;
@@ -303,8 +307,8 @@ static void call_claim(const struct next *n, const struct mp_taker *t) {
   t->claim(t->arg, bytes + skip, (size_t)len - skip);
 }
 
-static void take_next(struct mp_queue *q, const struct next *n, struct mp_member *me,
-                      struct by by, void *buf, struct mp_got *got) {
+BOTH void take_next(struct mp_queue *q, const struct next *n, struct mp_member *me,
+                    struct by by, void *buf, struct mp_got *got) {
   if (by.taker) call_claim(n, by.taker);
   else note_taken(me, by.entry);
   if (n->item) take_item(q, n->item, me, got);
@@ -312,8 +316,8 @@ static void take_next(struct mp_queue *q, const struct next *n, struct mp_member
   if (by.taker) by.taker->moved(by.taker->arg);
 }
 
-static int try_get(struct mp_queue *q, struct mp_member *me, struct by by, void *buf,
-                   struct mp_got *got, uint32_t *nrefs) {
+BOTH int try_get(struct mp_queue *q, struct mp_member *me, struct by by, void *buf,
+                 struct mp_got *got, uint32_t *nrefs) {
   struct next n;
   bool shut = mp_queue_is_shut(q); /* before the look: then nothing comes after it */
   int e = 0;
@@ -326,8 +330,8 @@ static int try_get(struct mp_queue *q, struct mp_member *me, struct by by, void 
   return e;
 }
 
-static int get(struct mp_queue *q, struct mp_member *me, struct by by, mp_time deadline,
-               struct mp_look *look, void *buf, struct mp_got *got, uint32_t *nrefs) {
+BOTH int get(struct mp_queue *q, struct mp_member *me, struct by by, mp_time deadline,
+             struct mp_look *look, void *buf, struct mp_got *got, uint32_t *nrefs) {
   for (;;) {
     int e = try_get(q, me, by, buf, got, nrefs);
     if (e != EAGAIN || deadline == MP_NEVER) return e;
