@@ -58,6 +58,11 @@ function check.timeout(n, fname, value)
   if value ~= value then check.arg_error(n, fname, "a time-out must not be NaN") end
 end
 
+--- Whether an error is Ctrl-C's, which nobody keeps for himself.
+function check.is_interrupt(err)
+  return type(err) == "string" and err:find("interrupted!$") ~= nil
+end
+
 --- Whether a value can be called.
 function check.callable(value)
   if type(value) == "function" then return true end

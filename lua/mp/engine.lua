@@ -57,6 +57,7 @@ function engine.new(options)
   local self = setmetatable({
     pool = check.call(core.pool, n, prefix, base), owner = core.getpid(), looked = monotonic(),
     closed = false, terminated = false, ended = false, restarts = 0, handle = nil, spec = nil,
+    watched = false,
   }, Engine)
   self.spec = {
     pool = self.pool, processes = n, prefix = prefix, base = base,
@@ -128,7 +129,7 @@ end
 -- @return handle, for submit and cancel
 -- @raise when f cannot be marshalled
 function Engine:open(f, opts)
-  return check.call(core.pool_open, self.pool, f, opts)
+  return core.pool_open(self.pool, f, opts)
 end
 
 --- Submits the tasks first..last of a job, whose arguments are `items[first..last]`.
@@ -143,6 +144,7 @@ end
 -- time-out (nil).
 local function go_on(self, jobs, deadline, kind)
   local over = kind == nil
+  if self.watched then core.pool_calm(self.pool) end
   if over and monotonic() - self.looked < SLICE then return end
   repeat
     tend(self)
@@ -180,6 +182,7 @@ end
 
 --- A descriptor that polls readable while reports wait.
 function Engine:fileno()
+  self.watched = true
   return check.call(core.pool_fd, self.pool)
 end
 

@@ -23,6 +23,13 @@ local mp = {
   get_logger = log.get_logger,
 }
 
+--- Makes a pool of workers, see mp.pool. (That is loaded when it is needed first: scripts
+-- without a pool start faster.)
+function mp.Pool(...) return require "mp.pool".Pool(...) end
+
+--- Cuts a text file into ranges of whole lines, see mp.ranges.
+function mp.file_ranges(...) return require "mp.ranges".file_ranges(...) end
+
 for _, name in ipairs {
   "Queue", "LifoQueue", "PriorityQueue", "JoinableQueue", "SimpleQueue", "Pipe",
   "Value", "Array", "RawValue", "RawArray", "Struct",

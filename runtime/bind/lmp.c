@@ -6,6 +6,7 @@
  */
 #include "lmp.h"
 #include <errno.h>
+#include <lualib.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -339,9 +340,28 @@ static int l_kind(lua_State *L) {
   return 1;
 }
 
+/* random_state() -> the state of math.random, a string; random_state(s): sets it.  The
+ * library keeps it in a userdata, an upvalue of its functions.  nil where it does not. */
+static int l_random_state(lua_State *L) {
+  size_t n;
+  const char *s = luaL_optlstring(L, 1, NULL, &n);
+  lua_settop(L, 1);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, 2, LUA_MATHLIBNAME) != LUA_TTABLE ||
+      lua_getfield(L, 3, "random") != LUA_TFUNCTION || !lua_iscfunction(L, 4) ||
+      !lua_getupvalue(L, 4, 1) || lua_type(L, 5) != LUA_TUSERDATA)
+    return 0;
+  size_t size = lua_rawlen(L, 5);
+  if (s && n == size) memcpy(lua_touserdata(L, 5), s, n);
+  if (s) return 0;
+  lua_pushlstring(L, lua_touserdata(L, 5), size);
+  return 1;
+}
+
 void lmp_open_misc(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"arena", l_arena}, {"collect", l_collect}, {"kind", l_kind}, {NULL, NULL}};
+      {"arena", l_arena}, {"collect", l_collect}, {"kind", l_kind},
+      {"random_state", l_random_state}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");
