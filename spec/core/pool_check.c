@@ -93,7 +93,10 @@ static void read_results(const struct mp_report *r, const unsigned char *p, size
 static void read_report(const unsigned char *p, size_t len) {
   struct mp_report r;
   memcpy(&r, p, sizeof r);
-  CHECK(r.worker < WORKERS && (r.kind == MP_REPORT_FAILED || r.job == 7));
+  if (r.worker >= WORKERS || (r.kind != MP_REPORT_FAILED && r.job != 7)) {
+    CHECK(!"a report of this pool");
+    return;
+  }
   if (r.life < seen[r.worker].life) CHECK(!"reports of one life come before the next one's");
   if (r.life > seen[r.worker].life) seen[r.worker].life = r.life, seen[r.worker].next = 0;
   if (r.seq < seen[r.worker].next) return;
