@@ -201,8 +201,9 @@ static void make_room(struct lmp_pool *x, size_t bytes) {
 static bool same_function(const struct lmp_func *f, const struct lmp_pack *p) {
   if (!f->obj || f->bytes != p->len) return false;
   const struct mp_function *o = mp_at(f->obj);
-  return o->nrefs == p->nrefs && memcmp(o->refs, p->refs, p->nrefs * sizeof *p->refs) == 0 &&
-         memcmp(o->refs + o->nrefs, p->data, p->len) == 0;
+  if (o->nrefs != p->nrefs) return false;
+  if (p->nrefs && memcmp(o->refs, p->refs, p->nrefs * sizeof *p->refs) != 0) return false;
+  return memcmp(o->refs + o->nrefs, p->data, p->len) == 0;
 }
 
 /* A free place; grows the array.  UINT32_MAX: no memory. */
