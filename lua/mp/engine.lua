@@ -56,7 +56,7 @@ function engine.new(options)
   local base = take_numbers(n)
   local self = setmetatable({
     pool = check.call(core.pool, n, prefix, base), owner = core.getpid(), looked = monotonic(),
-    closed = false, terminated = false, ended = false, restarts = 0, handle = nil, spec = nil,
+    closed = false, ended = false, gone = false, restarts = 0, handle = nil, spec = nil,
     watched = false,
   }, Engine)
   self.spec = {
@@ -121,6 +121,12 @@ local function tend(self)
   elseif code then replace_nursery(self, code) end
 end
 
+-- Nothing is left but what the pool has in shared memory.
+local function give_back(self)
+  self.ended, self.gone = true, true
+  core.pool_close(self.pool)
+end
+
 -- The eight calls ------------------------------------------------------------------------
 
 --- Opens a job: what is to be called, and how.
@@ -160,12 +166,13 @@ local function go_on(self, jobs, deadline, kind)
   until what == nil
 end
 
---- Takes one report; what the workers tell is core.pool_take's.
--- @param jobs id -> job table, see there
+--- Takes one report, none when join or terminate have seen the end.
+-- @param jobs id -> job table: its results go to `out`, its failures to `errors`
 -- @param timeout seconds
--- @return kind and what belongs to it; nothing when the time is over
+-- @return kind ("results", "lost", "returned", "failed") and what belongs to it
+--   (core.pool_take); nothing when the time is over
 function Engine:take(jobs, timeout)
-  if self.terminated then return end
+  if self.gone then return end
   local deadline = timeout and timeout > 0 and monotonic() + timeout or timeout
   local kind, a, b, c, d, e, f, g = pool_take(self.pool, jobs, timeout)
   if not kind then return go_on(self, jobs, deadline, kind) end
@@ -175,7 +182,7 @@ end
 
 --- Gives a job up, or back when it is over: what was not begun of it is dropped.
 function Engine:cancel(handle)
-  if self.terminated then return end
+  if self.gone then return end
   core.pool_cancel(self.pool, handle)
   core.pool_done(handle)
 end
@@ -207,12 +214,13 @@ function Engine:join(timeout)
     if left == 0 then return self.ended end
     if not self.ended then core.sleep(MOMENT) end
   end
+  give_back(self)
   return true
 end
 
 --- Ends everything at once; no worker lives any more when it returns.
 function Engine:terminate()
-  if self.terminated or self.owner ~= core.getpid() then return end
+  if self.gone or self.owner ~= core.getpid() then return end
   core.signal(self.handle, SIGTERM)
   if not core.wait(self.handle, GRACE) then
     core.signal(self.handle, SIGKILL)
@@ -220,8 +228,7 @@ function Engine:terminate()
   end
   local deadline = monotonic() + MOURNING
   while core.orphans(self.handle) and monotonic() < deadline do core.sleep(MOMENT) end
-  self.terminated, self.ended = true, true
-  core.pool_close(self.pool)
+  give_back(self)
 end
 
 return engine
