@@ -92,7 +92,7 @@ static inline int crash(void (*op)(void), long k) {
 
 /* How many kill points of an operation are tried: each costs a process and all the
  * steps to it.  MPLUA_KILL_POINTS asks for more. */
-#define KILL_POINTS 60
+#define KILL_POINTS 20
 
 static inline long wanted_points(void) {
   const char *s = getenv("MPLUA_KILL_POINTS");
