@@ -246,9 +246,9 @@ describe("apply", function()
     assert.equal("mp.RemoteError", mp.type(e))
     assert.matches("pool_spec%.lua:%d+: it went wrong$", e.message)
     assert.matches("pool_spec%.lua", e.traceback)
-    assert.equal("PoolWorker-1", e.process)
+    assert.matches("^PoolWorker%-%d+$", e.process)
     assert.equal(worker, e.pid)
-    for _, part in ipairs { "it went wrong", "stack traceback", "PoolWorker-1" } do
+    for _, part in ipairs { "it went wrong", "stack traceback", e.process } do
       assert.matches(part, tostring(e), 1, true)
     end
     assert.equal(worker, pool:apply(pid)) -- the worker goes on
@@ -304,9 +304,11 @@ describe("A worker", function()
       local me, parent = mp.current_process(), mp.parent_process()
       return { me.name, parent.name, parent.pid, me.pid == mp.getpid() }
     end, { 1, 2 }, { chunksize = 1 })
-    table.sort(names, function(a, b) return a[1] < b[1] end)
-    assert.same({ "PoolWorker-1", "MainProcess", mp.getpid(), true }, names[1])
-    assert.same({ "PoolWorker-2", "MainProcess", mp.getpid(), true }, names[2])
+    for i = 1, 2 do
+      assert.matches("^PoolWorker%-%d+$", names[i][1])
+      assert.same({ "MainProcess", mp.getpid(), true }, { table.unpack(names[i], 2) })
+    end
+    assert.are_not.equal(names[1][1], names[2][1])
   end)
 
   it("is not among the children, and takes no number of theirs", function()
@@ -433,7 +435,8 @@ describe("A worker", function()
   it("gives its name to the one that replaces it", function()
     local pool <close> = mp.Pool { processes = 1, maxtasksperchild = 1 }
     local names = pool:map(function() return mp.current_process().name end, range(4))
-    assert.same({ "PoolWorker-1", "PoolWorker-1", "PoolWorker-1", "PoolWorker-1" }, names)
+    local _, n = count_values(names)
+    assert.same({ 4, 1 }, { #names, n })
   end)
 
   it("runs its exit hooks when it ends in order", function()
@@ -603,7 +606,7 @@ describe("A function for a pool", function()
     local worker = pool:apply(pid)
     local function deep(n) return 1 + deep(n + 1) end
     fails("stack overflow", function() pool:apply(deep, { 1 }) end)
-    fails("not enough memory", function() pool:apply(function() return #("x"):rep(1 << 46) end) end)
+    fails("not enough memory", function() pool:apply(function() return io.open("/dev/zero"):read(1 << 46) end) end)
     assert.equal(worker, pool:apply(pid))
   end)
 end)
@@ -770,11 +773,12 @@ describe("What cannot be marshalled", function()
     local pool <close> = mp.Pool(2)
     local told = {}
     local options = { error_callback = function(e) told[#told + 1] = tostring(e) end }
-    for i, result in ipairs {
-      pool:apply_async(square, { co }, options),
-      pool:map_async(square, { 1, co, 3 }, options),
-      pool:starmap_async(square, { { 1 }, { co } }, options),
+    for i, call in ipairs {
+      function() return pool:apply_async(square, { co }, options) end,
+      function() return pool:map_async(square, { 1, co, 3 }, options) end,
+      function() return pool:starmap_async(square, { { 1 }, { co } }, options) end,
     } do
+      local result = call()
       fails("cannot marshal a thread", function() result:get(10) end)
       assert.equal(i, #told)
       assert.matches("cannot marshal a thread", told[i])
@@ -1714,7 +1718,7 @@ describe("An initializer that fails", function()
     local e = fails("no argument", function() pool:map(square, range(10)) end)
     assert.equal("mp.RemoteError", mp.type(e))
     assert.matches("pool_spec%.lua", e.traceback)
-    assert.matches("^PoolWorker%-%d$", e.process)
+    assert.matches("^PoolWorker%-%d+$", e.process)
     fails("no argument", function() pool:apply(square, { 1 }) end)
     fails("no argument", function() collect(pool:imap(square, range(5))) end)
     fails("no argument", function() pool:apply_async(square, { 1 }):get(10) end)
