@@ -527,8 +527,8 @@ function pump.terminate(st)
   st.terminated = true
   if st.ended then return end
   st.engine:terminate()
-  finish_all(st, pump.TERMINATED)
   st.shut = true
+  finish_all(st, pump.TERMINATED)
   pump.end_of(st)
 end
 
