@@ -143,8 +143,8 @@ $(BUILD)/spec/%.so: spec/%.c $(BUILD)/flags
 # What is run ------------------------------------------------------------------
 
 TUTORIAL := process01 process02 process_logging process_non_daemon process_daemon \
-  process_detached process03 process04 process05 process05_1 \
-  sync1 sync2 sync3 sync4 sync5 sync6 sync7 sync8
+  process_detached process03 process04 process05 process05_1 process07 process08 \
+  sync1 sync2 sync3 sync4 sync5 sync6 sync7 sync8 parallel_loop
 
 run:
 	@sh .ci/setup build
