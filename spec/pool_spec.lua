@@ -606,7 +606,7 @@ describe("A function for a pool", function()
     local worker = pool:apply(pid)
     local function deep(n) return 1 + deep(n + 1) end
     fails("stack overflow", function() pool:apply(deep, { 1 }) end)
-    fails("not enough memory", function() pool:apply(function() return io.open("/dev/zero"):read(1 << 46) end) end)
+    fails("not enough memory", function() pool:apply(function() return io.open("/dev/zero"):read(1 << 60) end) end)
     assert.equal(worker, pool:apply(pid))
   end)
 end)
