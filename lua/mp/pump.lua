@@ -335,7 +335,7 @@ end
 
 local function left(st, ok, result)
   if ok then return result end
-  st.room = nil
+  st.room = coroutine.create(serve)
   if check.is_interrupt(result) then error(result, 0) end
   broken(st, result) -- the engine has given up
 end
@@ -344,10 +344,6 @@ end
 local function enter(st, op, a, b, c)
   if st.direct then return op(st, a, b, c) end
   local room = st.room
-  if not room then
-    room = coroutine.create(serve)
-    st.room = room
-  end
   if status(room) ~= "suspended" then check.raise("a call into this pool is under way already") end
   return left(st, resume(room, op, st, a, b, c))
 end
@@ -513,6 +509,7 @@ function pump.new(engine, options)
     retries = options.retries or 0, seed = options.seed, grace = options.grace,
     jobs = {}, live = 0, ids = 0, applied = 0, timed = 0, bars = 0,
     calls = {}, called = 0, ncalls = 0, abandoned = {},
+    room = coroutine.create(serve), -- also what keeps a pool from crossing to other processes
   }
 end
 

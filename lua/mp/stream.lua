@@ -112,10 +112,12 @@ local function plan(st, job)
   job.room = job.window - batch
 end
 
--- Items that may be taken now, up to this one.
+-- Items that may be taken now, up to this one; whole batches, when the caller fixed them.
 local function limit_of(st, job)
-  if st.unread then return job.taken + UNREAD * st.workers - job.inflight end
-  return job.given + job.window
+  local n = job.given + job.window - job.taken
+  if st.unread then n = max(0, UNREAD * st.workers - job.inflight) end
+  if job.fixed and n > job.fixed then n = n - n % job.fixed end
+  return job.taken + n
 end
 
 -- Reads on; an input that takes its time gives one item after the other, so that results
@@ -130,7 +132,7 @@ local function refill(st, job)
     local now = core.monotonic()
     local spent = now - began
     if spent > SLOW_INPUT then
-      job.step = max(1, job.step // 8)
+      job.step = max(job.fixed or 1, job.step // 8)
       return job.taken < limit and job.taken ~= job.total
     elseif spent < QUICK_INPUT then
       job.step = min(2 * job.step, job.window)
@@ -244,7 +246,7 @@ local function fields(st, options)
   if st.direct then default = 1 end
   return {
     items = options.list or {}, input = options.input, total = options.total,
-    sent = 0, last = 0, taken = 0, given = 0, room = 0, step = st.workers,
+    sent = 0, last = 0, taken = 0, given = 0, room = 0, step = chunksize or st.workers,
     window = window or default, fixed_window = window ~= nil or st.direct,
     fixed = chunksize, eager = true, refill = refill,
     retries = options.retries, bar = options.bar, deadline = options.deadline,
@@ -269,6 +271,7 @@ function stream.new(pool, st, options)
   local reader = setmetatable({ pool = pool, st = st, job = job }, Reader)
   pump.start(st, job)
   if job.over == "error" then pump.outcome(job) end
+  if not st.direct then refill(st, job) end
   local next_one = options.ordered and next_in_order or next_of_any
   return function() return next_one(reader) end, nil, nil, reader
 end

@@ -198,7 +198,25 @@ static void refuse_at(struct enc *e, size_t depth, const char *what, const char 
   luaL_error(e->L, "cannot marshal %s at %s%s", what, p.s, note);
 }
 
+/* What cannot cross may be inside an object of the library that never does, a Process or a
+ * Pool: then it is that which is refused.  (A class with a name does cross.) */
+static void refuse_object_around(struct enc *e) {
+  lua_State *L = e->L;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  for (size_t k = 0; k < e->depth; k++) {
+    push_slot(e, k, 0);
+    if (lua_istable(L, -1) && lua_getmetatable(L, -1)) {
+      lua_pushliteral(L, "__mp");
+      if (lua_rawget(L, -2) == LUA_TSTRING && !lmp_perhaps_named(e->m, lua_topointer(L, -2)))
+        refuse_at(e, k, lua_pushfstring(L, "a %s", lua_tostring(L, -1)), "");
+      lua_pop(L, 2);
+    }
+    lua_pop(L, 1);
+  }
+}
+
 static void refuse(struct enc *e, const char *what, const char *note) {
+  refuse_object_around(e);
   refuse_at(e, e->depth, what, note);
 }
 
@@ -207,6 +225,7 @@ static void refuse_userdata(struct enc *e) {
   lua_State *L = e->L;
   struct path p;
   luaL_checkstack(L, LUA_MINSTACK, NULL);
+  refuse_object_around(e);
   make_path(e, &p, e->depth);
   const char *name = "userdata";
   if (luaL_getmetafield(L, -1, "__name") == LUA_TSTRING) name = lua_tostring(L, -1);
