@@ -29,8 +29,8 @@ local function row(y)
   local points = {}
   for x = 1, width do
     local n = turns(3 * (x - 0.5) / width - 2.1, ci)
-    local light = n < LIMIT and math.floor(255 * (n / LIMIT) ^ 0.4) or 0
-    points[x] = string.char(light * light // 255, light * light // 400, light)
+    local light = n < LIMIT and math.floor(255 * (n / LIMIT) ^ 0.25) or 0
+    points[x] = string.char(light * light // 400, light * light // 255, light)
   end
   return table.concat(points)
 end
