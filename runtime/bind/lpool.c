@@ -820,8 +820,7 @@ static int push_failed(lua_State *L, struct report *r) {
 
 /* pool_take(pool, jobs, timeout) -> kind, ... | false | nothing */
 static int pool_take(lua_State *L) {
-  struct report r;
-  r.x = check_owner(L);
+  struct report r = {.x = check_owner(L)};
   luaL_checktype(L, 2, LUA_TTABLE);
   mp_time until = -1;
   int e;
