@@ -66,7 +66,7 @@ local function call(job, item, k, on_interrupt)
   local stream = job.seed and core.random_state()
   if job.seed then randomseed(core.task_seed(job.seed, k)) end
   local quiet = job.timeout and alarm(job.timeout)
-  local ended <close> = (stream or quiet) and setmetatable({}, { __close = function()
+  local _ <close> = (stream or quiet) and setmetatable({}, { __close = function()
     if quiet then quiet() end
     if stream then core.random_state(stream) end
   end}) or nil

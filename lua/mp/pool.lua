@@ -32,7 +32,7 @@ local function seconds(value)
 end
 
 local function some_seconds(value)
-  if type(value) ~= "number" or not (value > 0) then return "positive number of seconds" end
+  if type(value) ~= "number" or value ~= value or value <= 0 then return "positive number of seconds" end
 end
 
 local function callable(value)
@@ -47,7 +47,7 @@ local pool_options = {
   retries = whole(0),
   seed = function(value) if mtype(value) ~= "integer" then return "integer" end end,
   grace = function(value)
-    if type(value) ~= "number" or not (value >= 0) then return "number of seconds" end
+    if type(value) ~= "number" or value ~= value or value < 0 then return "number of seconds" end
   end,
 }
 
@@ -346,16 +346,15 @@ local function read_on(st)
   return more
 end
 
--- Runs all that is there to its end.
+-- Runs all that is there to its end, or to the deadline.
 local function run_out(st, deadline)
   st.unread = true
-  while st.live > 0 do
+  repeat
     local timeout = deadline and max(0, deadline - core.monotonic())
-    if timeout == 0 and pump.step(st, 0) == 0 then return st.live == 0 end
     local more = read_on(st)
     if st.live > 0 then pump.step(st, more and 0 or timeout) end
-  end
-  return true
+  until st.live == 0 or timeout == 0
+  return st.live == 0
 end
 
 --- Waits for the end of all tasks and workers, after `close` or `terminate`.

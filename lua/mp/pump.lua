@@ -405,11 +405,11 @@ end
 -- callbacks, progress.
 -- @param timeout seconds to wait for something; nil waits for ever, 0 does not wait
 -- @param job comes back when this one is over
--- @param limit reports to be taken, at most
--- @return how many were
-function pump.step(st, timeout, job, limit)
+-- @return reports that there were; of those there may be more. Without processes: one
+--   task is run.
+function pump.step(st, timeout, job)
   if st.timed > 0 then timeout = until_deadline(st, timeout) end
-  local n = enter(st, drain, timeout, job, limit or REPORTS) or 0
+  local n = enter(st, drain, timeout, job, st.direct and 1 or REPORTS) or 0
   if st.timed > 0 then enter(st, expire) end
   if st.direct and n == 0 and job and not job.over then
     finish(st, job, "error", "the task was interrupted")

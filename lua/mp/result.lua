@@ -77,9 +77,11 @@ local result = {}
 function result.new(pool, job) return setmetatable({ _mp = job, _pool = pool }, metatable) end
 
 --- For mp.wait: what to watch, whether it is ready, and how to ask again. The descriptor
--- tells of reports of any job, so each of them is taken.
+-- tells of reports of any job, so each of them is taken. Without processes the tasks are
+-- run up to this one.
 function result.watch(self)
   local job, st = check_self(self, "wait")
+  if st.direct then pump.await(st, job) end
   if job.over or st.ended then return -1, true end
   local fd = st.engine:fileno()
   pump.look(st)

@@ -154,7 +154,7 @@ local function wait(self, is_ready)
       if job.over and not is_ready(job) then return false end
       return true
     end
-    pump.step(st, more and 0 or nil, job, st.direct and 1 or nil)
+    pump.step(st, more and 0 or nil, job)
   end
   return true
 end
