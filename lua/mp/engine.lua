@@ -135,7 +135,9 @@ end
 -- @return handle, for submit and cancel
 -- @raise when f cannot be marshalled
 function Engine:open(f, opts)
-  return core.pool_open(self.pool, f, opts)
+  local ok, job = pcall(core.pool_open, self.pool, f, opts)
+  if not ok then error(job, 0) end -- without a place: the policy knows the script's
+  return job
 end
 
 --- Submits the tasks first..last of a job, whose arguments are `items[first..last]`.
