@@ -11,6 +11,7 @@ local unpack = table.unpack
 local randomseed = math.randomseed
 
 local EVERY = 1000 -- instructions between two looks at a task's time
+local FRAMES = 100 -- of a traceback, at most
 
 local Inline = { __name = "mp.InlineEngine" }
 Inline.__index = Inline
@@ -22,10 +23,38 @@ end
 
 local interrupted = {} -- what the handler returns for Ctrl-C: whoever called passes it on
 
--- Message handler of tasks: the whole stack, the caller's part of it as well.
+local function in_what(info)
+  if info.what == "main" then return "in main chunk" end
+  if info.namewhat ~= "" then return ("in %s '%s'"):format(info.namewhat, info.name) end
+  if info.what == "C" then return "in ?" end
+  return ("in function <%s:%d>"):format(info.short_src, info.linedefined)
+end
+
+-- The stack from `level` on: of the task, and of who called the pool, without the part of
+-- the library between them. (What debug.traceback leaves out of a long one is just that.)
+local function traceback(level)
+  if not debug then return nil end
+  local lines = { "stack traceback:" }
+  local info = debug.getinfo(level + 1, "Slnt")
+  while info and #lines <= FRAMES do
+    if info.source:sub(1, 4) ~= "@mp/" then
+      local at = info.currentline > 0 and ":" .. info.currentline or ""
+      lines[#lines + 1] = ("\t%s%s: %s"):format(info.short_src, at, in_what(info))
+      if info.istailcall then lines[#lines + 1] = "\t(...tail calls...)" end
+    elseif lines[#lines]:find("'xpcall'$") then
+      lines[#lines] = nil
+    end
+    level = level + 1
+    info = debug.getinfo(level + 1, "Slnt")
+  end
+  if info then lines[#lines + 1] = "\t..." end
+  return table.concat(lines, "\n")
+end
+
+-- Message handler of tasks.
 local function with_traceback(err)
   if check.is_interrupt(err) then return { interrupted, err } end
-  return { err, debug and debug.traceback(nil, 2) }
+  return { err, traceback(2) }
 end
 
 -- Calls f(...); returns true and its first result, or false and a failure. Ctrl-C is no
