@@ -728,6 +728,29 @@ describe("map", function()
     assert.same({ 5000, 10, 100000, 0, 3000000, 7 }, range(6, function(i) return #list[i] end))
   end)
 
+  it("takes chunks and windows of any size", function()
+    local pool <close> = mp.Pool(2)
+    for _, size in ipairs { 1 << 24, 1 << 31, 1 << 32, math.maxinteger } do
+      assert.same(squares(3), pool:map(square, range(3), { chunksize = size }))
+      assert.same(squares(3), pool:map_async(square, range(3), { chunksize = size }):get(10))
+      assert.same(squares(3), collect(pool:imap(square, range(3), { chunksize = size })))
+      assert.same(squares(3), collect(pool:imap(square, range(3), { window = size })))
+    end
+  end)
+
+  it("asks a list with metamethods for its items only", function()
+    local pool <close> = mp.Pool(2)
+    local list = setmetatable({}, {
+      __len = function() return 3 end,
+      __index = function(_, i)
+        assert(math.type(i) == "integer")
+        return i
+      end,
+    })
+    assert.same(squares(3), pool:map(square, list))
+    assert.same(squares(3), collect(pool:imap(square, list)))
+  end)
+
   it("starmap spreads the items over the parameters", function()
     local pool <close> = mp.Pool(2)
     local function show(...) return select("#", ...) .. ":" .. tostring((select(-1, ...))) end
@@ -1153,6 +1176,14 @@ describe("imap", function()
     assert.equal(10, #order)
     assert.equal(1, order[10])
     assert.same(squares(1000), collect(pool:imap_unordered(square, range(1000))))
+  end)
+
+  it("begins at the call", function()
+    local pool <close> = mp.Pool(2)
+    local begun = mp.Event()
+    local next_value = pool:imap(function(x) begun:set() return x end, range(3))
+    assert.is_true(begun:wait(10))
+    assert.same({ 1, 1 }, { next_value() })
   end)
 
   it("gives the first results while later tasks still run", function()

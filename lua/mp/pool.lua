@@ -12,9 +12,10 @@ local pump = require "mp.pump"
 local result = require "mp.result"
 local stream = require "mp.stream"
 
-local ceil, max, mtype = math.ceil, math.max, math.type
+local ceil, max, min, mtype = math.ceil, math.max, math.min, math.type
 
 local WORKERS_MAX = 4000
+local CHUNK_MAX = 1 << 24 -- tasks of a batch: more are never there, and it is a small number
 local EXIT_PRIORITY = 15 -- of the hook that ends pools, among those at the end of a process
 
 -- Options -------------------------------------------------------------------------
@@ -120,6 +121,10 @@ local function enter(st)
   if st.closing then check.raise("the pool is closed") end
 end
 
+local function chunksize_of(opts)
+  return opts.chunksize and min(opts.chunksize, CHUNK_MAX)
+end
+
 local function check_function(fname, f)
   if not check.callable(f) then
     check.arg_error(1, fname, "function expected, got %s", f == nil and "no value" or check.typename(f))
@@ -128,7 +133,7 @@ end
 
 -- The length of a list that may say it itself, as table.pack does.
 local function length(list)
-  local n = list.n
+  local n = rawget(list, "n")
   if mtype(n) == "integer" and n >= 0 then return n end
   return #list
 end
@@ -248,7 +253,7 @@ local function mapping(fname, spread, async)
     if spread then check_spread(fname, list, n) end
     return st, pump.job(st, f, spread, opts.task_timeout, {
       items = list, sent = 0, last = n, total = n, out = core.pool_list(n), eager = async,
-      fixed = opts.chunksize or (async and max(1, ceil(n / (4 * st.workers)))) or nil,
+      fixed = chunksize_of(opts) or (async and max(1, ceil(n / (4 * st.workers)))) or nil,
       retries = opts.retries or st.retries, deadline = deadline, bar = bar_of(opts, n),
       callback = opts.callback, error_callback = opts.error_callback,
     })
@@ -296,7 +301,7 @@ local function iterating(fname, ordered)
     enter(st)
     return stream.new(self, st, {
       f = f, input = iterator, list = list, total = n, ordered = ordered,
-      chunksize = opts.chunksize, window = opts.window, task_timeout = opts.task_timeout,
+      chunksize = chunksize_of(opts), window = opts.window, task_timeout = opts.task_timeout,
       retries = opts.retries or st.retries, bar = bar_of(opts, n),
       deadline = opts.timeout and core.monotonic() + opts.timeout,
     })
