@@ -39,6 +39,7 @@ local AHEAD = 3        -- batches for each worker in flight
 local DEPTH = 4e6      -- ns of work for each worker in flight, when chunks are fixed
 local REPORTS = 256    -- taken in one go: then callbacks, progress and Ctrl-C have their turn
 local LOOKS = 64       -- times so many, by a call that may not wait any more
+local TICK = 0.5       -- seconds between two drawings of a bar while nothing comes
 local HUNGRY = 0.01    -- seconds between two tries to submit while shared memory is full
 local STARVED = 1      -- seconds of that, with nothing in flight, that a job lives
 
@@ -409,6 +410,7 @@ end
 --   task is run.
 function pump.step(st, timeout, job)
   if st.timed > 0 then timeout = until_deadline(st, timeout) end
+  if st.bars > 0 and not st.direct then timeout = min(timeout or TICK, TICK) end
   local n = enter(st, drain, timeout, job, st.direct and 1 or REPORTS) or 0
   if st.timed > 0 then enter(st, expire) end
   if st.direct and n == 0 and job and not job.over then
