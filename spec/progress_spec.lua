@@ -111,6 +111,19 @@ describe("on a terminal, progress", function()
     assert.matches(" 5/10   50%%  .* 4%.0s  ", screens(s.last())[1])
   end)
 
+  it("keeps the rate of tasks that take long, and counts the time left down", function()
+    local s = stage({ total = 10 }, 80)
+    s.step(4, 2)
+    s.step(4, 4)
+    assert.matches("  30%.0/min  8%.0s  12s left", screens(s.last())[1])
+    s.step(1, 4)
+    assert.matches("  30%.0/min  9%.0s  11s left", screens(s.last())[1])
+    s.step(3, 6)
+    assert.matches("  30%.0/min  12s  8%.0s left", screens(s.last())[1])
+    s.step(9, 6) -- longer than thought: nobody knows
+    assert.matches("  30%.0/min  21s$", screens(s.last())[1])
+  end)
+
   it("fits into any width, which may change", function()
     for _, options in ipairs { { total = 12345, label = "a label of some length" }, { total = 12345 },
       { label = "no total" }, { label = "\u{D55C}\u{AD6D}\u{C5B4} \u{B77C}\u{BCA8}", total = 12345 } } do

@@ -62,8 +62,15 @@ local function rate_of(self, elapsed)
     return elapsed > 0 and self.done / elapsed or 0
   end
   -- An average that began with nothing: what it lacks yet is made up for.
-  local gathered = 1 - 2 ^ (-elapsed / MEMORY)
+  local gathered = 1 - 2 ^ ((self.began - self.counted) / MEMORY)
   return gathered > 0 and self.flow / gathered or 0
+end
+
+-- What the rest will take, less what has passed since the last one came; nil: unknown.
+local function left_of(self, rate, now)
+  if self.over or not self.total or rate <= 0 then return nil end
+  local left = (self.total - self.done) / rate - (now - self.counted)
+  return left > 0 and left or nil
 end
 
 -- The parts of a line behind the bar.
@@ -74,11 +81,9 @@ local function parts_of(self, now)
   if self.total then parts[#parts + 1] = ("%3d%%"):format(percent(self)) end
   if rate > 0 then parts[#parts + 1] = rate_text(rate) end
   parts[#parts + 1] = time_text(elapsed)
-  if self.over then
-    if self.over == "failed" then parts[#parts + 1] = "stopped" end
-  elseif self.total and rate > 0 and self.done < self.total then
-    parts[#parts + 1] = time_text((self.total - self.done) / rate) .. " left"
-  end
+  local left = left_of(self, rate, now)
+  if left then parts[#parts + 1] = time_text(left) .. " left" end
+  if self.over == "failed" then parts[#parts + 1] = "stopped" end
   return parts
 end
 
@@ -162,14 +167,19 @@ local function tell(self, now)
   self.write(label .. ": " .. table.concat(parts, ", ") .. "\n")
 end
 
--- Notes how fast it goes, and writes.
+-- Notes how fast it goes. Where tasks take longer than a drawing, the time in which
+-- nothing came belongs to the next ones.
+local function count(self, now)
+  local past = now - self.counted
+  if past <= 0 or self.done == self.counted_done then return end
+  local weight = 1 - 2 ^ (-past / MEMORY)
+  self.flow = self.flow + weight * ((self.done - self.counted_done) / past - self.flow)
+  self.counted, self.counted_done = now, self.done
+end
+
 local function show(self, now)
-  local past = now - self.shown
-  if past > 0 then
-    local weight = 1 - 2 ^ (-past / MEMORY)
-    self.flow = self.flow + weight * ((self.done - self.shown_done) / past - self.flow)
-  end
-  self.shown, self.shown_done = now, self.done
+  count(self, now)
+  self.shown = now
   if self.terminal then draw(self, now) else tell(self, now) end
 end
 
@@ -260,8 +270,9 @@ local function new(options)
     over = nil,        -- "done" or "failed" at the end
     began = now,
     shown = now,       -- when it was written
-    shown_done = 0,    -- what was done then
     flow = 0,          -- tasks a second, a moving average
+    counted = now,     -- up to when
+    counted_done = 0,  -- what was done then
     drawn = 0,         -- columns of the line on the screen
     looked = now,      -- when the clock was looked at
     skip = 0,          -- updates that do not look at it before the next one that does
