@@ -219,10 +219,9 @@ describe("A worker that is killed", function()
       if x == 60 then gate:set() mp.sleep(20) end
       return ("r"):rep(x)
     end, range(100), { chunksize = 100, window = 200 })
-    assert.same({ 1, "r" }, { next_value() })
     assert(gate:wait(10))
     signal("KILL", workers()[1])
-    for i = 2, 100 do
+    for i = 1, 100 do
       if i == 60 then
         fails("signal 9", next_value)
       else
