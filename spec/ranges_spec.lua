@@ -209,6 +209,22 @@ describe("a range", function()
     lines:close()
   end)
 
+  it("is a task for a pool", function()
+    local lines = {}
+    for i = 1, 5000 do lines[i] = ("line %d of %d"):format(i, i * i) end
+    write(table.concat(lines, "\n"))
+    local pool <close> = mp.Pool(2)
+    local parts = pool:map(function(range)
+      local found = {}
+      for line in range:lines() do found[#found + 1] = line end
+      return found
+    end, mp.file_ranges(path, 7))
+    assert.are.equal(7, #parts)
+    local all = {}
+    for _, part in ipairs(parts) do table.move(part, 1, #part, #all + 1, all) end
+    assert.are.same(lines, all)
+  end)
+
   it("closes the file at the end of the loop, and when the loop is left", function()
     write("one\ntwo\n")
     local range = file_ranges(path, 1)[1]
