@@ -70,13 +70,15 @@ local function finish(st, job, over, value)
     if job.single then value = job.out[job.last] else value = job.out end
   end
   job.over, job.value = over, value
-  st.jobs[job.id] = nil
-  st.live = st.live - 1
-  if job.deadline then st.timed = st.timed - 1 end
+  if st.jobs[job.id] then -- else Ctrl-C came before its start
+    st.jobs[job.id] = nil
+    st.live = st.live - 1
+    if job.deadline then st.timed = st.timed - 1 end
+    if job.bar then st.bars = st.bars - 1 end
+  end
   job.items, job.again, job.tries = nil, nil, nil
   if job.handle then st.engine:cancel(job.handle) end
   if job.bar then
-    st.bars = st.bars - 1
     job.bar:update(job.done)
     job.bar:finish(over == "done")
   end
