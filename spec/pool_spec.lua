@@ -2047,3 +2047,34 @@ describe("A script with a pool", function()
     assert.same({ 5000, 12502500 }, { n, sum })
   end)
 end)
+
+describe("A batch in which one task is long", function()
+  it("gives what it has done before that", function()
+    local pool <close> = mp.Pool(1)
+    local go = mp.Event()
+    local function f(x)
+      if x == 7 then assert(go:wait(15)) end
+      if x == 3 then error("three") end
+      return x
+    end
+    local got, failures = {}, 0
+    local next_value = pool:imap_unordered(f, { 1, 2, 3, 4, 5, 6, 7, 8 }, { chunksize = 8 })
+    for i = 1, 8 do
+      local ok, k, value = pcall(next_value)
+      if ok then got[k] = value else failures = failures + 1 end
+      if i == 6 then go:set() end
+    end
+    assert.is_nil(next_value())
+    assert.equal(1, failures)
+    assert.same({ 1, 2, nil, 4, 5, 6, 7, 8 }, got)
+  end)
+
+  it("and that kills its worker keeps them", function()
+    local pool <close> = mp.Pool(1)
+    local tries = mp.Value("i", 0)
+    assert.same({ 1, 2, 3, 4 }, pool:map(function(x)
+      if x == 3 and tries:add(1) < 3 then mp.sleep(0.5) os.exit(3) end
+      return x
+    end, { 1, 2, 3, 4 }, { chunksize = 4, retries = 2 }))
+  end)
+end)

@@ -159,13 +159,25 @@ local function reap(self)
   return i, code
 end
 
+-- Buries those that ended. While there is no memory to tell of one, its record stays as
+-- it is, and nobody gets it.
+local function bury_ended(self)
+  local dead = self.dead
+  for i, code in pairs(dead) do
+    if core.pool_bury(self.spec.pool, i, code) then
+      dead[i] = nil
+      self.owed[#self.owed + 1] = i
+    end
+  end
+end
+
 local function replace_ended(self)
   local i, code = reap(self)
   while i do
-    core.pool_bury(self.spec.pool, i, code)
-    self.owed[#self.owed + 1] = i
+    self.dead[i] = code
     i, code = reap(self)
   end
+  if next(self.dead) then bury_ended(self) end
   fork_owed(self)
 end
 
@@ -178,7 +190,7 @@ local function terminate(self)
 end
 
 local function ending(self)
-  if self.living > 0 or self.owed[1] then return false end
+  if self.living > 0 or self.owed[1] or next(self.dead) then return false end
   local _, over = outlook(self)
   return over
 end
@@ -187,7 +199,7 @@ end
 -- @param spec `pool`; `processes`; `prefix`, `base`: names; `maxtasks`; `initializer`,
 --   `initargs` (packed)
 function nursery.run(spec)
-  local self = { spec = spec, handles = {}, by_pid = {}, living = 0, births = 0, owed = {},
+  local self = { spec = spec, handles = {}, by_pid = {}, living = 0, births = 0, owed = {}, dead = {},
     since = nil, trouble = nil }
   if core.any_connections() then
     core.close_connections(reachable(spec.initializer, spec.initargs))
@@ -198,7 +210,8 @@ function nursery.run(spec)
   end
   replace_ended(self)
   while not ending(self) do
-    local what = core.nursery_wait(self.owed[1] and RETRY or nil)
+    local waits = self.owed[1] or next(self.dead)
+    local what = core.nursery_wait(waits and RETRY or nil)
     if what == "term" then return terminate(self) end
     replace_ended(self)
   end

@@ -230,7 +230,7 @@ local function results(st, job, first, count, nerrors, ns)
   local done = job.done + count
   job.done = done
   job.inflight = job.inflight - count
-  job.ns, job.measured = job.ns + ns, job.measured + count
+  if ns > 0 then job.ns, job.measured = job.ns + ns, job.measured + count end
   if job.arrived then
     local last = first + count - 1
     if job.input then

@@ -644,14 +644,63 @@ static int next_report(lua_State *L, struct report *r, mp_time *until) {
   return 0;
 }
 
+/* Passes over the results that were had early. */
+static void skip(struct report *r, uint32_t n) {
+  if (n > r->head.count) n = r->head.count;
+  for (uint32_t i = 0; i < n; i++) lmp_stream_skip(&r->in);
+  r->head.first += n;
+  r->head.count -= n;
+  r->head.ns = 0; /* says nothing of those that are left */
+}
+
 /* Its number was not seen before. */
-static bool is_new(struct lmp_pool *x, const struct mp_report *h) {
+static bool is_new(struct report *r) {
+  struct lmp_pool *x = r->x;
+  const struct mp_report *h = &r->head;
   if (!x->p || h->worker >= x->p->n) return false;
   struct lmp_seen *s = &x->seen[h->worker];
   if (h->life < s->life || (h->life == s->life && h->seq < s->seq)) return false;
+  if (s->early && h->life == s->life && h->seq == s->seq && h->kind == MP_REPORT_RESULTS)
+    skip(r, s->early);
   s->life = h->life;
   s->seq = h->seq + 1;
+  s->early = 0;
   return true;
+}
+
+/* What worker i has done of a batch in which it is at a long task. */
+static bool glance_at(struct report *r, uint32_t i, unsigned char *buf) {
+  struct lmp_seen *s = &r->x->seen[i];
+  size_t len;
+  if (!mp_pool_glance(r->x->p, i, &r->head, buf, &len)) return false;
+  if (r->head.life < s->life) return false;
+  if (r->head.life > s->life) *s = (struct lmp_seen){r->head.life, 0, 0};
+  if (r->head.seq != s->seq || r->head.count <= s->early) return false;
+  uint32_t count = r->head.count, early = s->early;
+  memset(&r->got, 0, sizeof r->got);
+  memset(&r->in, 0, sizeof r->in);
+  r->in.at = buf;
+  r->in.end = buf + len;
+  skip(r, early);
+  r->head.ns = 0;
+  s->early = count;
+  return true;
+}
+
+/* No report came for a while: results that workers have not sent yet, if there are some;
+ * they lie in the userdata that it leaves on the stack. */
+static bool glance(lua_State *L, struct report *r) {
+  struct lmp_pool *x = r->x;
+  unsigned char *buf = NULL;
+  for (uint32_t i = 0; x->p && i < x->p->n; i++) {
+    if (mp_worker_waiting(&x->p->worker[i]) <= x->seen[i].early) continue;
+    if (!buf) {
+      buf = lua_newuserdatauv(L, MP_POOL_OUT, 0);
+      if (!x->p) return false; /* closed by a finalizer */
+    }
+    if (glance_at(r, i, buf)) return true;
+  }
+  return false;
 }
 
 static void give_back(struct report *r) {
@@ -827,11 +876,12 @@ static int pool_take(lua_State *L) {
   do {
     lua_settop(L, 3);
     e = next_report(L, &r, &until);
-    if (e == 0 && !is_new(r.x, &r.head)) {
+    if (e == 0 && !is_new(&r)) {
       give_back(&r);
       e = EBADMSG;
     }
   } while (e == EBADMSG);
+  if ((e == EINTR || (e == EAGAIN && until != MP_NEVER)) && glance(L, &r)) e = 0;
   if (e == EINTR) {
     lmp_pause(L, r.x->me);
     lua_pushboolean(L, 0);

@@ -21,9 +21,10 @@ struct lmp_func {
   size_t bytes;
 };
 
-/* The number that a worker's next report has, if it is a new one. */
+/* The number that a worker's next report has, if it is a new one, and how many of its
+ * results were had early. */
 struct lmp_seen {
-  uint32_t life, seq;
+  uint32_t life, seq, early;
 };
 
 /* Userdata "mp.PoolCore"; a fork's child has a copy with the same entries.  User values:

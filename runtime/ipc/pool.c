@@ -240,6 +240,22 @@ static struct mp_report batch_report(const struct mp_pool *p, uint32_t i, uint32
   return r;
 }
 
+/* `out` only grows until `sent` is stored, and the batch stays while `claim` does: what was
+ * copied between two looks at both that saw the same is whole. */
+bool mp_pool_glance(const struct mp_pool *p, uint32_t i, struct mp_report *r, void *buf,
+                    size_t *len) {
+  const struct mp_worker *w = &p->worker[i];
+  uint64_t claim = load(&w->claim), sent = load(&w->sent), d = done_of(w);
+  if (claim == 0 || done_count(d) == 0) return false;
+  *r = batch_report(p, i, MP_REPORT_RESULTS, (uint32_t)sent, done_count(d));
+  r->seq = (uint32_t)(sent >> 32);
+  *len = done_bytes(d);
+  memcpy(buf, w->out, *len);
+  atomic_thread_fence(memory_order_acquire);
+  return load(&w->claim) == claim && load(&w->sent) == sent &&
+         d >> TAG_SHIFT == empty_done(r->seq) >> TAG_SHIFT;
+}
+
 /* Puts a report and what follows it. */
 static int put(struct mp_pool *p, const struct mp_report *r, const struct mp_message *value,
                struct mp_member *me) {

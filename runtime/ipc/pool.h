@@ -172,6 +172,12 @@ int mp_worker_take_refs(struct mp_pool *p, uint32_t i, struct mp_member *me, voi
 /* Appends and commits one result; false: there is no room, send first (a result that does
  * not fit into an empty `out` goes by mp_worker_send with `extra`). */
 bool mp_worker_result(struct mp_worker *w, const void *bytes, size_t n);
+/* What worker i has committed and not sent, while it is at a long task: the head of a
+ * report as it would be sent now, and the results copied to `buf` (MP_POOL_OUT bytes), *len
+ * bytes of them.  The same results come again with the report of that number.  False: there
+ * are none, or they were sent meanwhile. */
+bool mp_pool_glance(const struct mp_pool *p, uint32_t i, struct mp_report *r, void *buf,
+                    size_t *len);
 /* The results that wait in `out`. */
 uint32_t mp_worker_waiting(const struct mp_worker *w);
 /* Puts what is in `out` as a report (none when it is empty and not `last`), or without it
