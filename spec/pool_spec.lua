@@ -1717,6 +1717,17 @@ describe("terminate", function()
     end
   end)
 
+  it("works while workers end by themselves", function()
+    local spent = took(function()
+      for i = 1, 60 do
+        local pool = mp.Pool { processes = 1 + i % 2, maxtasksperchild = 1 + i % 3 }
+        pool:map(square, range(12))
+        pool:terminate()
+      end
+    end)
+    assert.is_true(spent < 4, spent .. " s")
+  end)
+
   it("works with queues full of what nobody has read", function()
     local pool = mp.Pool(2)
     pool:map_async(function() return ("x"):rep(100000) end, range(50))

@@ -181,12 +181,12 @@ local function replace_ended(self)
   fork_owed(self)
 end
 
--- The pool is thrown away: no worker is there any more when this process ends.
+-- The pool is thrown away: no worker is there any more when this process ends. (A worker
+-- that had ended already is reaped by the attempt to signal it, so no child may be left
+-- that a signal could tell of.)
 local function terminate(self)
   for _, handle in pairs(self.handles) do core.signal(handle, SIGKILL) end
-  while self.living > 0 do
-    if not reap(self) then core.nursery_wait() end
-  end
+  for _, handle in pairs(self.handles) do core.wait(handle) end
 end
 
 local function ending(self)
