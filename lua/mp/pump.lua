@@ -32,7 +32,7 @@ local resume, status, yield = coroutine.resume, coroutine.status, coroutine.yiel
 local debug = debug
 
 local BATCH = 2e6      -- ns of work in a batch, aimed at
-local TAIL = 2e4       -- ns of work in a batch at least, towards the end
+local TAIL = 3e3       -- ns of work in a batch at least, towards the end
 local GROWTH = 8       -- how much longer than the last ones batches can be
 local FIRST = 16       -- tasks of the first batches at most
 local AHEAD = 3        -- batches for each worker in flight

@@ -7,6 +7,7 @@
 --   window     taken - given, at most; `fixed_window` when the caller has said so
 --   room       the input is read on when no more than these are ahead of the reader
 --   step       items taken in one go: less when the input is slow
+--   slow       the input is: what is ready does not wait for it
 --   raised     {error} of the input
 -- in order:    frontier, tasks up to which have ended; ranges, first -> last of those behind
 -- unordered:   ready, ranges (first, last, …) of ended tasks, from `head` to `tail`; next,
@@ -133,9 +134,11 @@ local function refill(st, job)
     local spent = now - began
     if spent > SLOW_INPUT then
       job.step = max(job.fixed or 1, job.step // 8)
+      job.slow = true
       return job.taken < limit and job.taken ~= job.total
     elseif spent < QUICK_INPUT then
       job.step = min(2 * job.step, job.window)
+      job.slow = false
     end
     began = now
   end
@@ -144,17 +147,21 @@ end
 
 -- The reader ----------------------------------------------------------------------
 
--- Nothing is ready: waits until something is, or the job has nothing more.
+-- Before a result is given: reads on if there is room for a batch.
+local function read_on(st, job)
+  if job.taken == job.total or job.slow then return end
+  refill(st, job)
+end
+
+-- Nothing is ready: takes what has come, and reads on, until something is. False when the
+-- job has nothing more.
 local function wait(self, is_ready)
   local st, job = self.st, self.job
+  if job.inflight > 0 then pump.step(st, 0, job) end
   while not is_ready(job) do
     if job.over then return false end
     local more = (job.taken - job.given <= job.room or job.last < job.taken) and refill(st, job)
-    if is_ready(job) or job.over then
-      if job.over and not is_ready(job) then return false end
-      return true
-    end
-    pump.step(st, more and 0 or nil, job)
+    if not is_ready(job) and not job.over then pump.step(st, more and 0 or nil, job) end
   end
   return true
 end
@@ -183,7 +190,7 @@ local function in_order_ready(job) return job.given < job.frontier end
 local function next_in_order(self)
   local job = self.job
   if job.given >= job.frontier and not wait(self, in_order_ready) then return last_words(self) end
-  if job.taken - job.given <= job.room and job.taken ~= job.total then refill(self.st, job) end
+  if job.taken - job.given <= job.room then read_on(self.st, job) end
   local k = job.given + 1
   job.given = k
   local err = job.errors[k]
@@ -211,7 +218,7 @@ local function next_of_any(self)
     next_range(job)
     k = job.next
   end
-  if job.taken - job.given <= job.room and job.taken ~= job.total then refill(self.st, job) end
+  if job.taken - job.given <= job.room then read_on(self.st, job) end
   job.next = k + 1
   job.given = job.given + 1
   local err = job.errors[k]
@@ -246,7 +253,7 @@ local function fields(st, options)
   if st.direct then default = 1 end
   return {
     items = options.list or {}, input = options.input, total = options.total,
-    sent = 0, last = 0, taken = 0, given = 0, room = 0, step = chunksize or st.workers,
+    sent = 0, last = 0, taken = 0, given = 0, room = 0, step = chunksize or 1,
     window = window or default, fixed_window = window ~= nil or st.direct,
     fixed = chunksize, eager = true, refill = refill,
     retries = options.retries, bar = options.bar, deadline = options.deadline,
@@ -271,6 +278,7 @@ function stream.new(pool, st, options)
   local reader = setmetatable({ pool = pool, st = st, job = job }, Reader)
   pump.start(st, job)
   if job.over == "error" then pump.outcome(job) end
+  if options.list then job.step = job.window end
   if not st.direct then refill(st, job) end
   local next_one = options.ordered and next_in_order or next_of_any
   return function() return next_one(reader) end, nil, nil, reader
