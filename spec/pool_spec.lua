@@ -577,6 +577,15 @@ describe("A function for a pool", function()
     assert.equal(4, pool:apply(square, { 2 }))
   end)
 
+  it("may be called with very many arguments, or too many", function()
+    local pool <close> = mp.Pool(1)
+    local function count(...) return select("#", ...) end
+    assert.equal(5000, pool:apply(count, range(5000)))
+    assert.equal(100, pool:apply(count, { n = 100 }))
+    fails("too many arguments", function() pool:apply(count, range(2000000)) end)
+    assert.equal(3, pool:apply(count, { 1, 2, 3 }))
+  end)
+
   it("that yields fails, as it would under any call", function()
     local pool <close> = mp.Pool(1)
     fails("yield", function() pool:apply(coroutine.yield, { 1 }) end)
@@ -699,6 +708,39 @@ describe("map", function()
     end)
     assert.is_true(spent < 5)
     gate:set()
+  end)
+
+  it("may be called by its own input", function()
+    local pool <close> = mp.Pool(2)
+    local i = 0
+    local function input()
+      i = i + 1
+      if i <= 20 then return pool:apply(math.abs, { -i }) end
+    end
+    assert.same(squares(20), pool:map(square, input))
+    i = 0
+    assert.same(squares(20), collect(pool:imap(square, input)))
+    local other = mp.Pool(1)
+    local n = 0
+    fails("terminated", function()
+      for _ in other:imap(square, function()
+        n = n + 1
+        if n == 10 then other:terminate() end
+        return n
+      end) do end -- luacheck: ignore 542
+    end)
+  end)
+
+  it("takes the items as they are at the call", function()
+    local pool <close> = mp.Pool(1)
+    local t = { 1 }
+    local one = pool:apply_async(function(x) return x[1] end, { t })
+    local list = range(5000)
+    local all = pool:map_async(square, list)
+    t[1] = 2
+    for k = 1, 5000 do list[k] = 0 end
+    assert.equal(1, one:get(10))
+    assert.same(squares(5000), all:get(10))
   end)
 
   it("gives up when its time is over", function()
@@ -1789,7 +1831,7 @@ describe("An initializer that fails", function()
     for _, how in ipairs {
       function() os.exit(3) end,
       function() os.exit(0) end,
-      function() os.execute("kill -KILL " .. mp.getpid()) mp.sleep(10) end,
+      function() os.execute("kill -KILL " .. mp.getpid() .. " 2>/dev/null") mp.sleep(10) end,
     } do
       local pool, runs = failing(how, 2)
       local _ <close> = pool
@@ -2021,6 +2063,65 @@ describe("A script with a pool", function()
       for i, v in pool:imap_unordered(function(x) return -x end, { 5 }) do print(i, v) end
     ]], nil, { exe = "lua5.4", env = ("LUA_CPATH='%s/?.so'"):format(T.build) })
     assert.same({ "1 4 9\n1\t-5\n", "", 0 }, { r.out, r.err, r.code })
+  end)
+
+  it("has ends for everything when shared memory is small", function()
+    if T.sanitized then return pending("memory is told out differently here") end
+    local r = T.mplua([[
+      local mp = require "mp"
+      local pool <close> = mp.Pool(2)
+      local MB = 1 << 20
+      local function list(n, value)
+        local t = {}
+        for i = 1, n do t[i] = value or i end
+        return t
+      end
+      local function echo(s) return s end
+      local function full(f, ...)
+        local ok, e = pcall(f, ...)
+        print(ok, (tostring(e):match("shared memory is full")))
+      end
+      print(#pool:map(function() return ("x"):rep(MB) end, list(30)))
+      print(#pool:map(string.len, list(30, ("y"):rep(MB))))
+      print(#pool:map_async(echo, list(30, ("z"):rep(MB))):get(15))
+      local n, i = 0, 0
+      for _, v in pool:imap(echo, function() i = i + 1 return i <= 30 and ("w"):rep(MB) or nil end) do
+        n = n + #v
+      end
+      print(n // MB)
+      full(pool.apply, pool, function() return ("x"):rep(20 * MB) end)
+      full(pool.apply, pool, string.len, { ("x"):rep(20 * MB) })
+      local big = ("q"):rep(20 * MB)
+      full(pool.apply, pool, function() return #big end)
+      print(pcall(pool.apply, pool, function() error(("e"):rep(20 * MB)) end))
+      print(pool:apply(math.max, { 1, 2 }))
+    ]], nil, { env = "MPLUA_SHM=16M" })
+    assert.equal("", r.err)
+    local out = r.out:gsub("eee+.*\n2\n", "eee\n2\n")
+    local full = "false\tshared memory is full\n"
+    assert.matches("^30\n30\n30\n30\n" .. full:rep(3) .. "false\t", out)
+    assert.matches("\n2\n$", out)
+  end)
+
+  it("minds little what tasks do to the Lua that they run in", function()
+    local r = T.mplua [[
+      local mp = require "mp"
+      local function alone(f)
+        local pool <close> = mp.Pool(1)
+        print(pcall(pool.map, pool, f, { 1, 2, 3 }))
+        return pcall(pool.apply, pool, f, { 1 })
+      end
+      -- the worker does not depend on what a script may take away
+      alone(function() _G.math, _G.os, _G.debug, _G.error, package.loaded.math = nil, nil, nil, nil, nil end)
+      alone(function() io.stdout:close() end)
+      alone(function() collectgarbage("stop") end)
+      alone(function() setmetatable(_G, { __index = error, __newindex = error }) end)
+      alone(function() debug.setmetatable(nil, { __index = function() return 5 end }) end)
+      alone(function() getmetatable("").__index = nil end)
+    ]]
+    assert.equal("", r.err)
+    assert.equal(0, r.code)
+    assert.equal(("true\ttable\n"):rep(6), (r.out:gsub("table: 0x%x+", "table")))
   end)
 
   it("reports progress on stderr, in lines when that is no terminal", function()
