@@ -58,9 +58,10 @@ function check.timeout(n, fname, value)
   if value ~= value then check.arg_error(n, fname, "a time-out must not be NaN") end
 end
 
---- Whether an error is Ctrl-C's, which nobody keeps for himself.
+--- Whether an error is Ctrl-C's, or that of a worker whose task has had its time: nobody
+-- keeps these for himself.
 function check.is_interrupt(err)
-  return type(err) == "string" and err:find("interrupted!$") ~= nil
+  return type(err) == "string" and (err:find("interrupted!$") or err:find("task timed out$")) ~= nil
 end
 
 --- Whether a value can be called.

@@ -51,9 +51,11 @@ local function traceback(level)
   return table.concat(lines, "\n")
 end
 
+local struck = false -- the alarm of a task here has raised, not that of a worker around it
+
 -- Message handler of tasks.
 local function with_traceback(err)
-  if check.is_interrupt(err) then return { interrupted, err } end
+  if check.is_interrupt(err) and not struck then return { interrupted, err } end
   return { err, traceback(2) }
 end
 
@@ -79,10 +81,12 @@ local function alarm(seconds)
   local function strike()
     if core.monotonic() < deadline then return end
     debug.sethook(f, mask, count)
+    struck = true
     error("task timed out", 0)
   end
   debug.sethook(strike, "", EVERY)
   return function()
+    struck = false
     -- Ctrl-C sets a hook of its own, which must stay.
     if debug.gethook() == strike then debug.sethook(f, mask, count) end
   end
