@@ -515,7 +515,12 @@ function process.at_exit(priority, f)
   local at = 1
   while hooks[at] and hooks[at].priority > priority do at = at + 1 end
   table.insert(hooks, at, hook)
-  return function() hook.f = nil end
+  return function()
+    hook.f = nil
+    for i = 1, #hooks do
+      if hooks[i] == hook then return table.remove(hooks, i) end
+    end
+  end
 end
 
 local function is_interrupt(err)
