@@ -321,7 +321,7 @@ static bool any_child(uint32_t parent, struct mp_member *m) {
     uint32_t word = i | (sw >> 3) << 12;
     bool free = (sw & 7) == 0;
     if (free || atomic_load(&s->parent) != parent) continue;
-    if (mp_alive(word)) any = true;
+    if (mp_alive(word) || mp_leaving(word)) any = true;
     else mp_bury(word, m, NULL);
   }
   return any;

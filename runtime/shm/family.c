@@ -105,6 +105,13 @@ bool mp_alive(uint32_t word) {
   return !mp_process_gone(pid, atomic_load(&s->start));
 }
 
+bool mp_leaving(uint32_t word) {
+  struct mp_slot *s = slot_at(mp_word_slot(word));
+  uint32_t sw = atomic_load_explicit(&s->word, memory_order_acquire);
+  if ((sw & 7) != DONE || (sw >> 3 & GENERATIONS) != word >> 12) return false;
+  return !mp_process_gone(atomic_load(&s->pid), atomic_load(&s->start));
+}
+
 /* ---- slots -------------------------------------------------------------------- */
 
 /* A slot in state BORN, its fields empty; 0 when all are taken. */
@@ -493,7 +500,7 @@ static bool wants_burial(uint32_t i, uint32_t *word) {
   case BORN:
   case LIVE: return !mp_alive(*word);
   case DEAD: return true;
-  case DONE: return !mp_alive(atomic_load(&s->parent));
+  case DONE: return !mp_alive(atomic_load(&s->parent)) && !mp_leaving(*word);
   default: return false;
   }
 }

@@ -91,6 +91,9 @@ int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *
 /* The process behind a lock word lives.  Does not trust a parent to reap: a zombie
  * is dead.  Cheap (170 ns) when it lives. */
 bool mp_alive(uint32_t word);
+
+/* The process has given everything back and said how it ends, but is there still. */
+bool mp_leaving(uint32_t word);
 /* Buries one that died: wakes who waits for it, gives back its references.  Takes
  * the family lock; no lock may be held.  `exit`: filled with the code that it left
  * or -1.  Nothing happens when it lives or was buried before. */
