@@ -489,3 +489,21 @@ describe("the examples of the README", function()
     assert.are.equal(2, n)
   end)
 end)
+
+describe("process09 and process10", function()
+  it("talk to each other", function()
+    T.limit(SECONDS + 10)
+    local port = 20000 + require("mp.core").getpid() % 10000
+    local server = io.popen(("timeout 30 %s examples/process09.lua %d"):format(T.quote(T.exe), port))
+    assert.are.equal("listening..", server:read("l"))
+    local out = good("process10", tostring(port))
+    assert.are.equal(("{1, 2, 3, 4}\nhello\n"):rep(3), out)
+    local lines = lines_of(server:read("a"))
+    assert.is_true((server:close()))
+    for i, said in ipairs { "{one = 1, two = 2}", "{2, 3, 4}", "false" } do
+      assert.matches("^connection accepted from %('127.0.0.1', %d+%)$", lines[2 * i - 1])
+      assert.are.equal(said, lines[2 * i])
+    end
+    assert.are.equal(6, #lines)
+  end)
+end)

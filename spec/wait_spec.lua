@@ -170,7 +170,7 @@ describe("wait", function()
     local f = "bad argument #1 to 'wait' %(object 2: "
     fails("wait_spec%.lua:%d+: bad argument #1 to 'wait' %(table expected, got no value%)", function() mp.wait() end)
     fails("bad argument #2 to 'wait' %(number expected, got string%)", mp.wait, {}, "1")
-    local kinds = f .. "a Connection, Queue, Process, AsyncResult or descriptor expected, got "
+    local kinds = f .. "a Connection, Listener, Queue, Process, AsyncResult or descriptor expected, got "
     fails(kinds .. "string%)", mp.wait, { q, "x" })
     fails(kinds .. "mp.Event%)", mp.wait, { q, mp.Event() })
     fails(f .. "a descriptor cannot be %-1%)", mp.wait, { q, -1 })

@@ -9,6 +9,7 @@ local mp = {
   null = core.null,
   type = core.type,
   marshal = core.marshal,
+  bytes = core.bytes,
 
   Process = process.Process,
   current_process = process.current_process,
@@ -29,6 +30,12 @@ function mp.Pool(...) return require "mp.pool".Pool(...) end
 
 --- Cuts a text file into ranges of whole lines, see mp.ranges.
 function mp.file_ranges(...) return require "mp.ranges".file_ranges(...) end
+
+--- Waits for connections at an address, see mp.listener.
+function mp.Listener(...) return require "mp.listener".Listener(...) end
+
+--- Connects to a listener, see mp.client.
+function mp.Client(...) return require "mp.client".Client(...) end
 
 for _, name in ipairs {
   "Queue", "LifoQueue", "PriorityQueue", "JoinableQueue", "SimpleQueue", "Pipe",

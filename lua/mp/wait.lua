@@ -37,15 +37,17 @@ local function watch(object, i)
   if queues[kind] then return object:fileno(), queue_ready(object), queue_ready end
   if kind == "mp.Process" then return process.watch(object) end
   if kind == "mp.AsyncResult" then return require "mp.result".watch(object) end
+  if kind == "mp.Listener" then return require "mp.listener".watch(object) end
   check.arg_error(1, "wait",
-    "object %d: a Connection, Queue, Process, AsyncResult or descriptor expected, got %s", i,
+    "object %d: a Connection, Listener, Queue, Process, AsyncResult or descriptor expected, got %s", i,
     check.typename(object))
 end
 
 --- Waits until one of several objects is ready: a Connection has something to receive
 -- or is at its end, a Queue has an item or is shut down, a Process has ended, a
--- descriptor is readable, an AsyncResult is there. (A Queue may be empty again when another consumer is quicker.)
--- @param objects array of Connections, Queues, Processes, AsyncResults and descriptors (integers)
+-- descriptor is readable, an AsyncResult is there, a Listener has somebody to accept. (A
+-- Queue may be empty again when another consumer is quicker.)
+-- @param objects array of Connections, Listeners, Queues, Processes, AsyncResults and descriptors (integers)
 -- @param timeout seconds; nil waits for ever, 0 does not wait
 -- @return array of those that are ready, in the order of `objects`; empty on time-out
 local function wait(objects, timeout)

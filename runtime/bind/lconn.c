@@ -2,7 +2,8 @@
 #include "../ipc/conn.h"
 #include "../ipc/pipe.h"
 #include "../os/fd.h"
-#include "marshal.h"
+#include "pickle.h"
+#include "lsock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -17,12 +18,16 @@
 
 _Static_assert(NAMED_PRE <= MP_CONN_PRE, "the prefix fits");
 
-/* The flags under which a connection crosses: its directions, and which end it is. */
-enum { READABLE = 1, WRITABLE = 2, END_SHIFT = 2, END_MASK = 3 };
+/* The flags under which a connection crosses: its directions, which end it is, whether it
+ * leads out of the family and how values go then, and from MAX_SHIFT on the longest
+ * message: a power of two, then 19 bits by which that is multiplied. */
+enum { READABLE = 1, WRITABLE = 2, END_SHIFT = 2, END_MASK = 3, NETWORK = 16, PICKLE = 32,
+       CODE = 64, WAYS = NETWORK | PICKLE | CODE, MAX_SHIFT = 8, MAX_BITS = 19 };
 
 /* h.obj: the pipe, h.part: which end of it.  conn.fd is -1 once closed.
  * next, link: its place in the list of the state's open connections; link NULL: it is in
  *   none.  spared: close_connections leaves it open.
+ * ways: NETWORK and how its values go.
  * decoding: a received message is being decoded, which may run Lua code (modules
  *   that it names are loaded): its bytes stay where they are meanwhile.
  * The rest belongs to the send in progress: `kept` its bytes, taken from the pack
@@ -32,6 +37,7 @@ struct connection {
   struct lmp_handle h;
   struct mp_conn conn;
   struct connection *next, **link;
+  unsigned ways;
   bool spared, decoding;
   unsigned char *kept;
   int *fds;
@@ -219,6 +225,19 @@ static void post_value(struct connection *c, const struct lmp_pack *p) {
   mp_conn_post_fds(&c->conn, c->fds, c->nfds);
 }
 
+/* A value to who is not of the family. */
+static int send_out(lua_State *L, struct connection *c, mp_time deadline) {
+  struct lmp_pack *p = lmp_pack(L);
+  if (c->ways & PICKLE) {
+    lmp_pickle(L, 2, p);
+    mp_conn_post(&c->conn, NULL, 0, p->data, p->len);
+  } else {
+    lmp_encode(L, 2, p, LMP_NETWORK | (c->ways & CODE ? LMP_CODE : 0u));
+    post_value(c, p);
+  }
+  return send_posted(L, c, p, deadline);
+}
+
 /*** Sends a value.
  * @function Connection:send
  * @param value anything that can be marshalled, not nil
@@ -231,6 +250,7 @@ static int conn_send(lua_State *L) {
   luaL_argcheck(L, !lua_isnoneornil(L, 2), 2, "nil cannot be sent (mp.null can)");
   mp_time deadline = lmp_deadline(L, 3);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
+  if (c->ways & NETWORK) return send_out(L, c, deadline);
   struct lmp_pack *p = lmp_pack(L);
   lmp_encode(L, 2, p, LMP_FAMILY | LMP_CONNECTIONS);
   if (p->nfds > MP_CONN_FDS)
@@ -326,6 +346,12 @@ static int l_decode(lua_State *L) {
   return 1;
 }
 
+static int l_unpickle(lua_State *L) {
+  const struct lmp_unpack *u = lua_touserdata(L, 1);
+  lmp_unpickle(L, u->data, u->len);
+  return 1;
+}
+
 /* The objects that a message names, registered for this process. */
 struct named {
   mp_ref *refs;
@@ -365,9 +391,11 @@ static int redeem(struct connection *c, const unsigned char *data, size_t len,
  * the next one. */
 static int decode(lua_State *L, struct connection *c, const struct mp_mail *m, size_t pre,
                   struct named *o) {
-  struct lmp_unpack u = {m->data + pre, m->got - pre, LMP_FAMILY | LMP_CONNECTIONS,
+  unsigned mode = c->ways & NETWORK ? LMP_NETWORK | (c->ways & CODE ? LMP_CODE : 0u)
+                                    : LMP_FAMILY | LMP_CONNECTIONS;
+  struct lmp_unpack u = {m->data + pre, m->got - pre, mode,
                          o->refs, o->entries, o->n, m->fds, m->nfds};
-  lua_pushcfunction(L, l_decode);
+  lua_pushcfunction(L, pre > 0 ? l_decode : l_unpickle);
   lua_pushlightuserdata(L, &u);
   c->decoding = true;
   int status = lua_pcall(L, 1, 1, 0);
@@ -393,7 +421,9 @@ static int receive_value(lua_State *L, struct connection *c, mp_time deadline) {
   if (m == NULL) return n;
   if (m->cut) return refuse(L, c, "too many open files for its connections");
   if (m->got >= 1 && m->data[0] == VALUE) return decode(L, c, m, 1, &o);
-  if (m->got < 1 || m->data[0] != NAMED)
+  if (m->got >= 1 && m->data[0] == LMP_PICKLE_FIRST && c->ways & NETWORK)
+    return decode(L, c, m, 0, &o);
+  if (m->got < 1 || m->data[0] != NAMED || c->ways & NETWORK)
     return refuse(L, c, "it is no Lua value (sent by send_bytes?)");
   int e = redeem(c, m->data + 1, m->got - 1, &o);
   if (e == ENOMEM) return lmp_full(L);
@@ -510,7 +540,7 @@ static int conn_index(lua_State *L) {
   else if (strcmp(k, "writable") == 0)
     lua_pushboolean(L, c->conn.writable);
   else if (strcmp(k, "format") == 0)
-    lua_pushliteral(L, "marshal");
+    lua_pushstring(L, c->ways & PICKLE ? "pickle" : "marshal");
   return 1; /* else the nil of the methods table */
 }
 
@@ -574,13 +604,29 @@ static int new_pipe(lua_State *L) {
   return 2;
 }
 
+/* The limit of messages in 24 bits, rounded down. */
+static unsigned short_max(uint64_t max) {
+  unsigned power = 0;
+  while (max >> MAX_BITS != 0 && power < 31) {
+    max >>= 1;
+    power++;
+  }
+  return power << MAX_BITS | (unsigned)(max & ((1u << MAX_BITS) - 1));
+}
+
+static uint64_t long_max(unsigned flags) {
+  unsigned max = flags >> MAX_SHIFT;
+  return (uint64_t)(max & ((1u << MAX_BITS) - 1)) << (max >> MAX_BITS);
+}
+
 int lmp_conn_fd(lua_State *L, int idx, unsigned *flags, mp_ref *pipe) {
   struct connection *c = lmp_test(L, idx, LMP_CONNECTION);
   if (c == NULL || c->conn.fd < 0) return -1;
   if (!mp_conn_fresh(&c->conn) || c->conn.out.busy)
     luaL_error(L, "cannot send a connection in the middle of a message");
   *flags = (c->conn.readable ? READABLE : 0u) | (c->conn.writable ? WRITABLE : 0u) |
-           c->h.part << END_SHIFT;
+           c->h.part << END_SHIFT | c->ways;
+  if (c->ways & NETWORK) *flags |= short_max(c->conn.max) << MAX_SHIFT;
   *pipe = c->h.obj;
   return c->conn.fd;
 }
@@ -588,16 +634,32 @@ int lmp_conn_fd(lua_State *L, int idx, unsigned *flags, mp_ref *pipe) {
 void lmp_conn_push(lua_State *L, int *fd, unsigned flags, mp_ref pipe) {
   struct mp_member *me = lmp_member(L);
   uint32_t entry = 0;
-  if (*fd < 0 || !(flags & (READABLE | WRITABLE)) || flags >> END_SHIFT > END_MASK ||
+  if (*fd < 0 || !(flags & (READABLE | WRITABLE)) || (!(flags & NETWORK) && flags >> END_SHIFT > END_MASK) ||
       (pipe != 0 && mp_block_kind(mp_at(pipe)) != MP_KIND_PIPE))
     luaL_error(L, "marshal: malformed data (connection)");
   struct connection **list = list_of(L);
   struct connection *c = lmp_new(L, sizeof *c, LMP_CONNECTION, 0);
   if (pipe != 0 && mp_refer(pipe, me, &entry) != 0) lmp_full(L);
   mp_conn_open(&c->conn, *fd, flags & READABLE, flags & WRITABLE);
-  fill(c, me, pipe, entry, flags >> END_SHIFT);
+  if (flags & NETWORK) c->conn.max = long_max(flags);
+  c->ways = flags & WAYS;
+  fill(c, me, pipe, entry, flags >> END_SHIFT & END_MASK);
   enlist(c, list);
   *fd = -1;
+}
+
+void lmp_conn_push_network(lua_State *L, int *fd) {
+  lmp_conn_push(L, fd, READABLE | WRITABLE | NETWORK | short_max(MP_CONN_HANDSHAKE) << MAX_SHIFT,
+                0);
+}
+
+/* conn_trust(connection, pickle, code, max): the other side has shown who it is, or need
+ * not. */
+static int conn_trust(lua_State *L) {
+  struct connection *c = check(L);
+  c->ways = NETWORK | (lua_toboolean(L, 2) ? PICKLE : 0u) | (lua_toboolean(L, 3) ? CODE : 0u);
+  c->conn.max = (uint64_t)luaL_checkinteger(L, 4);
+  return 0;
 }
 
 /* conn_fd(connection) -> its descriptor, and whether a whole message is in memory
@@ -646,6 +708,7 @@ static const luaL_Reg metamethods[] = {
 
 static const luaL_Reg functions[] = {{"Pipe", new_pipe},
                                      {"conn_fd", conn_fd},
+                                     {"conn_trust", conn_trust},
                                      {"any_connections", any_connections},
                                      {"close_connections", close_connections},
                                      {NULL, NULL}};
