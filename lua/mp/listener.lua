@@ -55,10 +55,16 @@ local function shake_hands(conn, options)
   return auth.answer(side, options.authkey, options.legacy)
 end
 
+local function unwatch(st, conn)
+  if not conn.closed then return core.sock_watch(st.sock, conn:fileno(), false) end
+  core.sock_renew(st.sock)
+  for _, entry in ipairs(st.shaking) do core.sock_watch(st.sock, entry.conn:fileno(), true) end
+end
+
 -- What comes out of a handshake: a connection for accept; "denied"; nothing of who left.
 local function finish(st, entry, good)
   local conn = entry.conn
-  if not conn.closed then core.sock_watch(st.sock, conn:fileno(), false) end
+  unwatch(st, conn)
   if good then
     core.conn_trust(conn, address.ways(st.options))
     st.ready[#st.ready + 1] = entry
@@ -141,7 +147,7 @@ local function check_self(self, method)
   if st.owner ~= core.getpid() then
     st.owner = core.getpid()
     drop_all(st)
-    core.sock_adopt(st.sock)
+    core.sock_renew(st.sock)
   end
   return st
 end

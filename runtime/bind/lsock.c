@@ -200,10 +200,17 @@ static int watch_fd(struct sock *s, int fd) {
   return epoll_ctl(s->ep, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : errno;
 }
 
+/* A new epoll, with nothing but the listening socket, under the number of the old one. */
 static int open_epoll(struct sock *s) {
-  mp_fd_close(&s->ep);
-  s->ep = mp_fd_high(epoll_create1(EPOLL_CLOEXEC));
-  return s->ep < 0 ? errno : watch_fd(s, s->fd);
+  int fd = mp_fd_high(epoll_create1(EPOLL_CLOEXEC)), e = 0;
+  if (fd < 0) return errno;
+  if (s->ep >= 0) {
+    if (dup3(fd, s->ep, O_CLOEXEC) < 0) e = errno;
+    close(fd);
+  } else {
+    s->ep = fd;
+  }
+  return e ? e : watch_fd(s, s->fd);
 }
 
 /* A path in a directory of its own that only this user can enter; argument 2 becomes it. */
@@ -254,9 +261,9 @@ static int sock_fd(lua_State *L) {
   return 1;
 }
 
-/* core.sock_adopt(socket): in a child that was forked: those in its parent's handshakes are
- * the parent's */
-static int sock_adopt(lua_State *L) {
+/* core.sock_renew(socket): nobody is watched any more, closed descriptors included, which
+ * the kernel goes on watching while a child that was forked has them open */
+static int sock_renew(lua_State *L) {
   int e = open_epoll(check(L));
   return e ? lmp_fail(L, e, "listen") : 0;
 }
@@ -410,7 +417,7 @@ static int bytes_tostring(lua_State *L) {
 void lmp_open_sock(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"sock_listen", sock_listen}, {"sock_address", sock_address}, {"sock_fd", sock_fd},
-    {"sock_adopt", sock_adopt}, {"sock_accept", sock_accept}, {"sock_watch", sock_watch},
+    {"sock_renew", sock_renew}, {"sock_accept", sock_accept}, {"sock_watch", sock_watch},
     {"sock_connect", sock_connect}, {"sock_close", sock_close}, {"hmac", hmac},
     {"same", same}, {"random", random_bytes}, {"bytes", bytes}, {NULL, NULL}
   };
