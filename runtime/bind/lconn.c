@@ -641,7 +641,10 @@ void lmp_conn_push(lua_State *L, int *fd, unsigned flags, mp_ref pipe) {
   struct connection *c = lmp_new(L, sizeof *c, LMP_CONNECTION, 0);
   if (pipe != 0 && mp_refer(pipe, me, &entry) != 0) lmp_full(L);
   mp_conn_open(&c->conn, *fd, flags & READABLE, flags & WRITABLE);
-  if (flags & NETWORK) c->conn.max = long_max(flags);
+  if (flags & NETWORK) {
+    c->conn.max = long_max(flags);
+    c->conn.plain = true;
+  }
   c->ways = flags & WAYS;
   fill(c, me, pipe, entry, flags >> END_SHIFT & END_MASK);
   enlist(c, list);

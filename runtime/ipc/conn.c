@@ -146,16 +146,16 @@ static void keep_fds(struct mp_mail *m, struct msghdr *h) {
 }
 
 /* Reads up to n bytes of the header; descriptors come with the first of them. */
-static ssize_t read_head(int fd, struct mp_mail *m, size_t n) {
+static ssize_t read_head(struct mp_conn *c, struct mp_mail *m, size_t n) {
   union {
     struct cmsghdr align;
     char bytes[CMSG_SPACE(MP_CONN_FDS * sizeof(int))];
   } control;
   struct iovec v = {m->head + m->nhead, n};
   struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &control,
-                     .msg_controllen = sizeof control};
-  ssize_t k = recvmsg(fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (k >= 0 && (h.msg_controllen > 0 || h.msg_flags & MSG_CTRUNC)) keep_fds(m, &h);
+                     .msg_controllen = c->plain ? 0 : sizeof control};
+  ssize_t k = recvmsg(c->fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (k >= 0 && !c->plain && (h.msg_controllen > 0 || h.msg_flags & MSG_CTRUNC)) keep_fds(m, &h);
   return k;
 }
 
@@ -170,7 +170,7 @@ static int pull_head(struct mp_conn *c, struct mp_mail *m) {
   bool wide = m->nhead >= NARROW && big_endian(m->head, NARROW) == UINT32_MAX;
   size_t want = wide ? MP_CONN_HEAD : NARROW;
   if (m->nhead < want) {
-    ssize_t k = read_head(c->fd, m, want - m->nhead);
+    ssize_t k = read_head(c, m, want - m->nhead);
     if (k <= 0) return ended(k, m);
     m->nhead = (uint8_t)(m->nhead + k);
     return 0;

@@ -51,13 +51,13 @@ struct mp_post {
   unsigned char head[MP_CONN_HEAD + MP_CONN_PRE];
 };
 
-/* fd: -1 once closed.  max: the longest message that is received.  in: the message
+/* fd: -1 once closed.  plain: descriptors that come along are dropped.  max: the longest message that is received.  in: the message
  * that is arriving.  asked: something was sent since the last recv: an answer is
  * likely, and not there yet.  aside, last, ahead: whole messages that came before
  * `in`, and their bytes. */
 struct mp_conn {
   int fd;
-  bool readable, writable, asked;
+  bool readable, writable, plain, asked;
   struct mp_look look_in, look_out;
   uint64_t max;
   struct mp_mail in;
