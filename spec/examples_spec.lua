@@ -493,7 +493,7 @@ end)
 describe("process09 and process10", function()
   it("talk to each other", function()
     T.limit(SECONDS + 10)
-    local port = 20000 + require("mp.core").getpid() % 10000
+    local port = 20000 + require("mp").getpid() % 10000
     local server = io.popen(("timeout 30 %s examples/process09.lua %d"):format(T.quote(T.exe), port))
     assert.are.equal("listening..", server:read("l"))
     local out = good("process10", tostring(port))
