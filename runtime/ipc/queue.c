@@ -436,9 +436,12 @@ uint32_t mp_queue_get_batch(struct mp_queue *q, struct mp_member *me, uint32_t e
 
 /* ---- marking done ----------------------------------------------------------------------- */
 
-/* Under get_lock. */
+/* Under get_lock.  `puts` follows the commit: of a producer that was interrupted between
+ * the two an item may have been taken, and marked done, that it does not count yet. */
 static bool all_done(struct mp_queue *q) {
-  return load(&q->dones) + load(&q->abandoned) >= load(&q->puts);
+  uint64_t gets = load(&q->gets), puts = load(&q->puts);
+  if ((int64_t)(gets - puts) > 0) puts = gets;
+  return load(&q->dones) + load(&q->abandoned) >= puts;
 }
 
 int mp_queue_task_done(struct mp_queue *q, struct mp_member *me, uint32_t entry) {
@@ -469,6 +472,11 @@ static void count_abandoned(struct mp_queue *q, uint32_t but, struct mp_member *
 static bool joined(struct mp_queue *q, struct mp_member *me, uint64_t *abandoned) {
   hold_get(q, me);
   bool done = all_done(q);
+  if (done && !is_list(q) && mp_lock_taken(&q->put_lock)) { /* is something in, not counted? */
+    hold_put(q, me);
+    release_put(q);
+    done = all_done(q);
+  }
   *abandoned = load(&q->abandoned);
   release_get(q);
   return done;

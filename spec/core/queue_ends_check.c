@@ -1,6 +1,6 @@
 /* Queues at their edges, with kill points: batches, chunks in reserve, bounds, shutting
  * down, marking done, ringing. */
-#include "ipc/queue.h"
+#include "ipc/qlayout.h"
 #include "check.h"
 #include <poll.h>
 
@@ -206,6 +206,27 @@ static void check_work(void) {
   CHECK(mp_queue_join(queue, &me, MP_NEVER, &abandoned) == 0);
   drop();
 }
+/* An item that a killed producer has committed and not counted: join sees it, and who
+ * takes it may mark it.  (The kill point is two instructions wide: it is made by hand.) */
+static void put_uncounted(void) {
+  put(1, SMALL);
+  mp_lock_hold(&queue->put_lock, me.word);
+  atomic_fetch_sub(&queue->puts, 1);
+  kill(getpid(), SIGKILL);
+}
+static void uncounted(bool join_first) {
+  uint64_t abandoned;
+  running = "an item not counted";
+  make(0);
+  CHECK(finish(start(put_uncounted), 0) == -1); /* it has killed itself */
+  if (join_first) CHECK(mp_queue_join(queue, &me, MP_NEVER, &abandoned) == EAGAIN);
+  CHECK(get() == 1);
+  CHECK(mp_queue_task_done(queue, &me, entry) == 0);
+  CHECK(mp_queue_task_done(queue, &me, entry) == EINVAL);
+  CHECK(mp_queue_join(queue, &me, MP_NEVER, &abandoned) == 0);
+  drop();
+}
+
 /* What is marked by another than who took it. */
 static void prepare_taken(void) {
   prepare_one();
@@ -289,6 +310,8 @@ int main(void) {
   crash_all("a full queue", prepare_full, op_get_put, check_full);
   crash_all("shut", prepare_one, op_shut, check_shut);
   crash_all("get and mark", prepare_one, op_work, check_work);
+  uncounted(false);
+  uncounted(true);
   crash_all("mark another's", prepare_taken, op_done, check_done);
   crash_all("ring", prepare_watch, op_ring, check_ring);
   crash_all("watch", prepare_watch, op_watch, check_watch);
