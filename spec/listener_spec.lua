@@ -147,6 +147,23 @@ describe("an address", function()
     fails("cannot listen at nowhere.invalid:0", mp.Listener, { "nowhere.invalid", 0 })
   end)
 
+  it("knows localhost where no file names it", function()
+    local hide = "mount --bind /dev/null /etc/hosts && mount --bind /dev/null /etc/nsswitch.conf"
+    local bare = "unshare -m sh -c '" .. hide .. " && %s'"
+    if select(2, T.shell(bare:format("true") .. " 2>&1")) ~= 0 then return pending("not permitted here") end
+    local script = T.tmpname()
+    local f = assert(io.open(script, "w"))
+    f:write([[
+      local mp = require "mp"
+      local l <close> = mp.Listener({ "localhost", 0 })
+      local c <close> = assert(mp.Client({ "localhost", l.address[2] }))
+      print(l.address[1], mp.type(c))]])
+    f:close()
+    local out, code = T.shell(bare:format(T.exe .. " " .. script) .. " 2>&1")
+    os.remove(script)
+    assert.are.same({ "127.0.0.1\tmp.Connection\n", 0 }, { out, code })
+  end)
+
   it("works for IPv6 where there is any", function()
     local ok, l = pcall(mp.Listener, { "::1", 0 })
     if not ok then return pending("no IPv6 here") end

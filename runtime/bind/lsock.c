@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -118,6 +119,10 @@ static int resolve(lua_State *L, struct addresses *a, bool passive) {
   snprintf(port, sizeof port, "%d", (int)luaL_checkinteger(L, 2));
   const char *host = luaL_checkstring(L, 1);
   int e = getaddrinfo(host[0] ? host : passive ? NULL : "localhost", port, &hints, &found);
+  if (e && strcasecmp(host, "localhost") == 0) { /* a system without /etc/hosts */
+    hints.ai_flags &= ~AI_PASSIVE;
+    e = getaddrinfo(NULL, port, &hints, &found);
+  }
   if (e) return e;
   add_found(a, found, AF_INET);
   add_found(a, found, AF_INET6);
