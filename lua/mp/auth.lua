@@ -4,6 +4,7 @@
 --
 -- A side is an object with send(message) and recv() -> message; either may raise or yield.
 
+local check = require "mp.check"
 local core = require "mp.core"
 
 local CHALLENGE, WELCOME, FAILURE = "#CHALLENGE#", "#WELCOME#", "#FAILURE#"
@@ -13,6 +14,14 @@ local RANDOM, LEAST = 40, 20
 local lengths = { md5 = 16, sha256 = 32, sha384 = 48, sha3_256 = 32, sha3_384 = 48 }
 
 local auth = {}
+
+--- Raises unless there are the digests that handshakes with these options need: so what is
+-- missing is an error of who listens or connects, and not one in the middle.
+function auth.check(options)
+  if not options.authkey then return end
+  check.call(core.hmac, "sha256", options.authkey, "")
+  if options.legacy then check.call(core.hmac, "md5", options.authkey, "") end
+end
 
 -- The digest that a message names at its beginning, and what is behind it; nil: none that
 -- is taken.

@@ -30,7 +30,6 @@ local function shake_hands(conn, options, deadline)
   end)
   if ok and good then return true end
   if not ok and check.is_interrupt(good) then error(good, 0) end
-  if not ok and good:find("libcrypto", 1, true) then check.raise("%s", good) end
   return nil, timed_out and "timeout" or "denied"
 end
 
@@ -45,6 +44,7 @@ function client.Client(where, options)
   options = options or {}
   check.options(2, "Client", options, known)
   local host, port = address.split(1, "Client", where, options.family)
+  auth.check(options)
   local deadline = options.timeout and core.monotonic() + options.timeout
   local ok, conn, why = pcall(core.sock_connect, host, port, options.timeout)
   if not ok then check.raise("%s", conn) end

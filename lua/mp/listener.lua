@@ -61,13 +61,18 @@ local function unwatch(st, conn)
   for _, entry in ipairs(st.shaking) do core.sock_watch(st.sock, entry.conn:fileno(), true) end
 end
 
+-- A connection for accept.
+local function admit(st, entry)
+  core.conn_trust(entry.conn, address.ways(st.options))
+  st.ready[#st.ready + 1] = entry
+end
+
 -- What comes out of a handshake: a connection for accept; "denied"; nothing of who left.
 local function finish(st, entry, good)
   local conn = entry.conn
   unwatch(st, conn)
   if good then
-    core.conn_trust(conn, address.ways(st.options))
-    st.ready[#st.ready + 1] = entry
+    admit(st, entry)
   else
     conn:close()
     if good == false then st.ready[#st.ready + 1] = {} end
@@ -78,11 +83,8 @@ end
 local function step(st, entry)
   local ok, good = coroutine.resume(entry.thread)
   if not ok then
-    if check.is_interrupt(good) or tostring(good):find("libcrypto", 1, true) then
-      finish(st, entry)
-      check.raise("%s", good)
-    end
     finish(st, entry)
+    if check.is_interrupt(good) then error(good, 0) end
   elseif coroutine.status(entry.thread) == "dead" then
     finish(st, entry, good)
   elseif core.monotonic() > entry.deadline then
@@ -95,11 +97,7 @@ end
 
 local function begin(st, conn, peer)
   local entry = { conn = conn, peer = peer }
-  if not st.options.authkey then
-    core.conn_trust(conn, address.ways(st.options))
-    st.ready[#st.ready + 1] = entry
-    return
-  end
+  if not st.options.authkey then return admit(st, entry) end
   entry.deadline = core.monotonic() + address.HANDSHAKE
   entry.thread = coroutine.create(function() return shake_hands(conn, st.options) end)
   core.sock_watch(st.sock, conn:fileno(), true)
@@ -240,6 +238,7 @@ function listener.Listener(where, options)
   options = options or {}
   check.options(2, "Listener", options, known)
   local host, port = address.split(1, "Listener", where, options.family, true)
+  auth.check(options)
   local sock = check.call(core.sock_listen, host, port, options.backlog or BACKLOG)
   local own_host, own_port = core.sock_address(sock)
   local self = setmetatable({ _mp = {
