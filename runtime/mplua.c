@@ -72,6 +72,7 @@ static void push_core(lua_State *L) {
     lmp_open_cell(L);
     lmp_open_conn(L);
     lmp_open_sock(L);
+    lmp_open_pickle(L);
     lmp_open_process(L);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "mp.core");

@@ -120,6 +120,7 @@ void lmp_open_sync(lua_State *L);
 void lmp_open_cell(lua_State *L);
 void lmp_open_conn(lua_State *L);
 void lmp_open_sock(lua_State *L);
+void lmp_open_pickle(lua_State *L);
 void lmp_open_process(lua_State *L);
 void lmp_open_marshal(lua_State *L);
 void lmp_open_misc(lua_State *L);

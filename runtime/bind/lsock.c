@@ -3,7 +3,6 @@
 #include "lsock.h"
 #include "../os/crypto.h"
 #include "../os/fd.h"
-#include "pickle.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -400,39 +399,16 @@ static int random_bytes(lua_State *L) {
   return 1;
 }
 
-/*** Bytes for Python, where a string of valid UTF-8 would become a str.
- * @function bytes
- * @tparam string s
- * @return a value that connections of format "pickle" send as bytes */
-static int bytes(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TSTRING);
-  lua_createtable(L, 1, 0);
-  lua_pushvalue(L, 1);
-  lua_rawseti(L, -2, 1);
-  luaL_setmetatable(L, lmp_bytes);
-  return 1;
-}
-
-static int bytes_tostring(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_rawgeti(L, 1, 1);
-  return 1;
-}
-
 void lmp_open_sock(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"sock_listen", sock_listen}, {"sock_address", sock_address}, {"sock_fd", sock_fd},
     {"sock_renew", sock_renew}, {"sock_accept", sock_accept}, {"sock_watch", sock_watch},
     {"sock_connect", sock_connect}, {"sock_close", sock_close}, {"hmac", hmac},
-    {"same", same}, {"random", random_bytes}, {"bytes", bytes}, {NULL, NULL}
+    {"same", same}, {"random", random_bytes}, {NULL, NULL}
   };
   luaL_setfuncs(L, functions, 0);
   luaL_newmetatable(L, type_name);
   lua_pushcfunction(L, sock_close);
   lua_setfield(L, -2, "__gc");
-  lua_pop(L, 1);
-  luaL_newmetatable(L, lmp_bytes);
-  lua_pushcfunction(L, bytes_tostring);
-  lua_setfield(L, -2, "__tostring");
   lua_pop(L, 1);
 }

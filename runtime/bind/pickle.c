@@ -1,4 +1,4 @@
-/* Writing Python's pickles. */
+/* Writing Python's pickles, and mp.bytes. */
 #include "pickle.h"
 #include <stdint.h>
 #include <string.h>
@@ -23,7 +23,8 @@ struct step {
 
 static void write_value(struct writer *w);
 
-const char lmp_bytes[] = "mp.bytes";
+/* Of the strings of mp.bytes: {s}, written as bytes. */
+static const char lmp_bytes[] = "mp.bytes";
 
 static bool is_bytes(lua_State *L, int idx) {
   if (!lua_getmetatable(L, idx)) return false;
@@ -247,5 +248,35 @@ void lmp_pickle(lua_State *L, int idx, struct lmp_pack *p) {
   lua_pushvalue(L, idx);
   write_value(&w);
   op(&w, '.');
+  lua_pop(L, 1);
+}
+
+/* -- mp.bytes -- */
+
+/*** Bytes for Python, where a string of valid UTF-8 would become a str.
+ * @function bytes
+ * @tparam string s
+ * @return a value that connections of format "pickle" send as bytes */
+static int bytes(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TSTRING);
+  lua_createtable(L, 1, 0);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, 1);
+  luaL_setmetatable(L, lmp_bytes);
+  return 1;
+}
+
+static int bytes_tostring(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_rawgeti(L, 1, 1);
+  return 1;
+}
+
+void lmp_open_pickle(lua_State *L) {
+  lua_pushcfunction(L, bytes);
+  lua_setfield(L, -2, "bytes");
+  luaL_newmetatable(L, lmp_bytes);
+  lua_pushcfunction(L, bytes_tostring);
+  lua_setfield(L, -2, "__tostring");
   lua_pop(L, 1);
 }

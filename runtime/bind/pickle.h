@@ -4,9 +4,6 @@
 #define LMP_PICKLE_H
 #include "marshal.h"
 
-/* The name of the metatable of mp.bytes's strings: {s}, written as bytes. */
-extern const char lmp_bytes[];
-
 #define LMP_PICKLE_FIRST 0x80 /* what a pickle of protocol 2 and above begins with */
 
 /* Appends the pickle (protocol 4) of the value at `idx` to `p`.  Raises what Python has
