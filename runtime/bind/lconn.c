@@ -225,6 +225,11 @@ static void post_value(struct connection *c, const struct lmp_pack *p) {
   mp_conn_post_fds(&c->conn, c->fds, c->nfds);
 }
 
+/* How a value is encoded for who is not of the family. */
+static unsigned network_mode(const struct connection *c) {
+  return LMP_NETWORK | (c->ways & CODE ? LMP_CODE : 0u);
+}
+
 /* A value to who is not of the family. */
 static int send_out(lua_State *L, struct connection *c, mp_time deadline) {
   struct lmp_pack *p = lmp_pack(L);
@@ -232,7 +237,7 @@ static int send_out(lua_State *L, struct connection *c, mp_time deadline) {
     lmp_pickle(L, 2, p);
     mp_conn_post(&c->conn, NULL, 0, p->data, p->len);
   } else {
-    lmp_encode(L, 2, p, LMP_NETWORK | (c->ways & CODE ? LMP_CODE : 0u));
+    lmp_encode(L, 2, p, network_mode(c));
     post_value(c, p);
   }
   return send_posted(L, c, p, deadline);
@@ -391,8 +396,7 @@ static int redeem(struct connection *c, const unsigned char *data, size_t len,
  * the next one. */
 static int decode(lua_State *L, struct connection *c, const struct mp_mail *m, size_t pre,
                   struct named *o) {
-  unsigned mode = c->ways & NETWORK ? LMP_NETWORK | (c->ways & CODE ? LMP_CODE : 0u)
-                                    : LMP_FAMILY | LMP_CONNECTIONS;
+  unsigned mode = c->ways & NETWORK ? network_mode(c) : LMP_FAMILY | LMP_CONNECTIONS;
   struct lmp_unpack u = {m->data + pre, m->got - pre, mode,
                          o->refs, o->entries, o->n, m->fds, m->nfds};
   lua_pushcfunction(L, pre > 0 ? l_decode : l_unpickle);
@@ -634,7 +638,8 @@ int lmp_conn_fd(lua_State *L, int idx, unsigned *flags, mp_ref *pipe) {
 void lmp_conn_push(lua_State *L, int *fd, unsigned flags, mp_ref pipe) {
   struct mp_member *me = lmp_member(L);
   uint32_t entry = 0;
-  if (*fd < 0 || !(flags & (READABLE | WRITABLE)) || (!(flags & NETWORK) && flags >> END_SHIFT > END_MASK) ||
+  if (*fd < 0 || !(flags & (READABLE | WRITABLE)) ||
+      (!(flags & NETWORK) && flags >> END_SHIFT > END_MASK) ||
       (pipe != 0 && mp_block_kind(mp_at(pipe)) != MP_KIND_PIPE))
     luaL_error(L, "marshal: malformed data (connection)");
   struct connection **list = list_of(L);

@@ -51,10 +51,10 @@ struct mp_post {
   unsigned char head[MP_CONN_HEAD + MP_CONN_PRE];
 };
 
-/* fd: -1 once closed.  plain: descriptors that come along are dropped.  max: the longest message that is received.  in: the message
- * that is arriving.  asked: something was sent since the last recv: an answer is
- * likely, and not there yet.  aside, last, ahead: whole messages that came before
- * `in`, and their bytes. */
+/* fd: -1 once closed.  plain: descriptors that come along are dropped.  max: the
+ * longest message that is received.  in: the message that is arriving.  asked:
+ * something was sent since the last recv: an answer is likely, and not there yet.
+ * aside, last, ahead: whole messages that came before `in`, and their bytes. */
 struct mp_conn {
   int fd;
   bool readable, writable, plain, asked;

@@ -42,7 +42,7 @@ void mp_queue_kinds(void);                      /* registers mp_kind_ops */
 int mp_queue_put(struct mp_queue *q, const struct mp_message *m, struct mp_member *me,
                  mp_time deadline, struct mp_look *look);
 
-/* Puts as many of n messages, in order, as there is room for now; *done of them went
+/* Puts as many of n messages, in order, as have room at this moment; *done of them went
  * in.  Only messages of at most MP_INLINE_MAX bytes without references.  0, EPIPE or
  * ENOMEM with what went in before. */
 int mp_queue_put_batch(struct mp_queue *q, const struct mp_message *m, uint32_t n,
