@@ -288,4 +288,19 @@ busted.after_each(function()
   if barked then error(("watchdog: the test '%s' took too long"):format(name), 0) end
 end)
 
+--- Starts a process with a function; the test ends it with T.finish.
+function T.start(f, ...)
+  local p = require "mp".Process(f, ...)
+  p:start()
+  return p
+end
+
+--- Joins a process that ends by itself. @return its exit code
+function T.finish(p)
+  assert(p:join(15), "the process does not end")
+  local code = p.exitcode
+  p:close()
+  return code
+end
+
 return T

@@ -18,19 +18,7 @@ end
 
 local function listen(address, options) return keep(mp.Listener(address, options)) end
 
---- Starts a child; after(child) joins it.
-local function start(f, ...)
-  local p = mp.Process(f, ...)
-  p:start()
-  return p
-end
-
-local function finish(p)
-  assert.is_true(p:join(15))
-  local code = p.exitcode
-  p:close()
-  return code
-end
+local start, finish = T.start, T.finish
 
 local function fails(pattern, f, ...)
   local ok, message = pcall(f, ...)
@@ -59,6 +47,21 @@ local function sequence(n)
   local list = {}
   for i = 0, n - 1 do list[#list + 1] = string.char(i) end
   return table.concat(list)
+end
+
+--- Runs a script where some files are empty; not everybody may.
+local function without(files, text)
+  local hide = {}
+  for i, file in ipairs(files) do hide[i] = "mount --bind /dev/null " .. file end
+  local alone = "unshare -m sh -c '" .. table.concat(hide, " && ") .. " && %s' 2>&1"
+  if select(2, T.shell(alone:format("true"))) ~= 0 then pending("not permitted here") end
+  local script = T.tmpname()
+  local f = assert(io.open(script, "w"))
+  f:write(text)
+  f:close()
+  local out, code = T.shell(alone:format(T.exe .. " " .. script))
+  os.remove(script)
+  return out, code
 end
 
 -- What a Listener and a Client are -------------------------------------------------------
@@ -148,19 +151,11 @@ describe("an address", function()
   end)
 
   it("knows localhost where no file names it", function()
-    local hide = "mount --bind /dev/null /etc/hosts && mount --bind /dev/null /etc/nsswitch.conf"
-    local bare = "unshare -m sh -c '" .. hide .. " && %s'"
-    if select(2, T.shell(bare:format("true") .. " 2>&1")) ~= 0 then return pending("not permitted here") end
-    local script = T.tmpname()
-    local f = assert(io.open(script, "w"))
-    f:write([[
+    local out, code = without({ "/etc/hosts", "/etc/nsswitch.conf" }, [[
       local mp = require "mp"
       local l <close> = mp.Listener({ "localhost", 0 })
       local c <close> = assert(mp.Client({ "localhost", l.address[2] }))
       print(l.address[1], mp.type(c))]])
-    f:close()
-    local out, code = T.shell(bare:format(T.exe .. " " .. script) .. " 2>&1")
-    os.remove(script)
     assert.are.same({ "127.0.0.1\tmp.Connection\n", 0 }, { out, code })
   end)
 
@@ -506,6 +501,19 @@ describe("the handshake", function()
     assert.equal(hex "4a02c707870ff5a776b673d15ef53ada", auth.respond(KEY, sequence(20), true))
     assert.is_true(auth.verify(KEY, "{sha256}" .. sequence(40),
       hex "b60d7fd0e70a7da2749f805c65053205", true))
+  end)
+
+  it("says at the door when there is no libcrypto", function()
+    local lib = T.shell("ls /usr/lib/*/libcrypto.so.[0-9]*"):gsub("\n", " ")
+    local files = {}
+    for file in lib:gmatch("%S+") do files[#files + 1] = file end
+    local out, code = without(files, [[
+      local mp = require "mp"
+      local open <close> = mp.Listener()
+      print(pcall(mp.Listener, nil, { authkey = "k" }))
+      print(pcall(mp.Client, open.address, { authkey = "k" }))]])
+    assert.are.equal(0, code)
+    assert.matches("^false\t.-needs libcrypto.-\nfalse\t.-needs libcrypto", out)
   end)
 
   it("takes no MD5 unless asked", function()

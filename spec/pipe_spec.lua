@@ -3,19 +3,7 @@ local T = require "spec.helper"
 local mp = require "mp"
 local core = require "mp.core"
 
---- Starts a process and returns it; the test joins it.
-local function start(f, ...)
-  local p = mp.Process(f, ...)
-  p:start()
-  return p
-end
-
-local function finish(p)
-  assert.is_true(p:join(15))
-  local code = p.exitcode
-  p:close()
-  return code
-end
+local start, finish = T.start, T.finish
 
 --- Sends a signal to a process and waits until it is in the state (of /proc).
 local function signal(p, name, state)

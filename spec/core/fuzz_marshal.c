@@ -6,6 +6,7 @@
  *                   the encoder writes.
  */
 #include "bind/marshal.h"
+#include "fuzz.h"
 #include "mplua.h"
 #include <stdint.h>
 #include <stdio.h>
@@ -75,10 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const unsigned modes[] = {LMP_STRING, LMP_NETWORK, LMP_FAMILY};
   static unsigned tick;
   if (!L) start();
-  /* a copy of its own size: reading beyond it is seen by the sanitizer */
-  uint8_t *copy = malloc(size ? size : 1);
-  if (!copy) abort();
-  if (size) memcpy(copy, data, size);
+  uint8_t *copy = fuzz_copy(data, size);
   for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
     struct job job = {copy, size, modes[i]};
     if (modes[i] == LMP_FAMILY && size) job.data++, job.size--; /* no magic there */
@@ -94,15 +92,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifdef FUZZ_MAIN
-static uint64_t state;
-
-static uint64_t rnd(uint64_t n) {
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return state % n;
-}
-
 /* Bytes that mean something, and edges. */
 static uint8_t odd_byte(void) {
   static const uint8_t odd[] = {0, 1, 0x7f, 0x80, 0xbf, 0xff, 0xfe};
@@ -157,9 +146,7 @@ static size_t sample(uint8_t *out, size_t cap) {
 int main(int argc, char **argv) {
   enum { CAP = 1 << 16 };
   static uint8_t bytes[CAP];
-  long rounds = argc > 1 ? atol(argv[1]) : 2000;
-  state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-  if (state == 0) state = 1;
+  long rounds = fuzz_begin(argc, argv);
   start();
   for (long i = 0; i < rounds; i++) {
     size_t n;

@@ -6,6 +6,7 @@
  *                   pickles that Python wrote.
  */
 #include "bind/pickle.h"
+#include "fuzz.h"
 #include "mplua.h"
 #include <stdint.h>
 #include <stdio.h>
@@ -58,10 +59,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   lua_pushboolean(L, 1);
   lua_setglobal(L, "written");
-  /* a copy of its own size: reading beyond it is seen by the sanitizer */
-  struct job job = {malloc(size ? size : 1), size};
-  if (!job.data) abort();
-  if (size) memcpy((void *)(uintptr_t)job.data, data, size);
+  uint8_t *copy = fuzz_copy(data, size);
+  struct job job = {copy, size};
   lua_pushcfunction(L, try_one);
   lua_pushlightuserdata(L, &job);
   int status = lua_pcall(L, 1, 0, 0);
@@ -70,21 +69,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     abort();
   }
   lua_settop(L, 0);
-  free((void *)(uintptr_t)job.data);
+  free(copy);
   if (++tick % 1024 == 0) lua_gc(L, LUA_GCCOLLECT);
   return 0;
 }
 
 #ifdef FUZZ_MAIN
-static uint64_t state;
-
-static uint64_t rnd(uint64_t n) {
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return state % n;
-}
-
 /* Pickles of protocol 2 to 5, with every operation that plain data needs. */
 #define S(x) {x, sizeof x - 1}
 static const struct {
@@ -135,9 +125,7 @@ static size_t make(uint8_t *out, size_t cap) {
 
 int main(int argc, char **argv) {
   static uint8_t bytes[1 << 12];
-  long rounds = argc > 1 ? atol(argv[1]) : 2000;
-  state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-  if (state == 0) state = 1;
+  long rounds = fuzz_begin(argc, argv);
   for (long i = 0; i < rounds; i++) LLVMFuzzerTestOneInput(bytes, make(bytes, sizeof bytes));
   printf("fuzz_pickle: %ld rounds\n", rounds);
   if (L) lua_close(L);
