@@ -214,6 +214,29 @@ function listener.watch(self)
   return core.sock_fd(st.sock), ready(), ready
 end
 
+-- Closes it in this process; others go on with it.
+local function leave(self)
+  local st = rawget(self, "_mp")
+  st.closed = true
+  open[self] = nil
+  drop_all(st)
+  core.sock_leave(st.sock)
+end
+
+--- Closes an inherited listener here, or one that another process has taken over.
+listener.leave = leave
+
+--- Closes all of them here.
+-- @param spare but this one
+function listener.leave_all(spare)
+  for self in pairs(open) do
+    if self ~= spare then leave(self) end
+  end
+end
+
+--- This process goes on with a listener that it has inherited, and removes its path.
+function listener.take_over(self) core.sock_own(check_self(self, "accept").sock) end
+
 -- The paths of AF_UNIX do not outlive their process.
 local function hook_exit()
   local pid = core.getpid()

@@ -38,8 +38,8 @@ local function each_upvalue(f, visit)
   end
 end
 
--- The connections that can be reached from a function and its arguments, through tables
--- and upvalues.
+-- The connections that can be reached from a function and a table, through tables and
+-- upvalues.
 local function reachable(f, args)
   local found, seen, left = {}, common(), {}
   local function visit(value)
@@ -65,6 +65,17 @@ local function reachable(f, args)
     end
   end
   return found
+end
+
+--- Closes what a helper of the library has inherited and does not need: connections, so
+-- that their other ends see EOF, and listeners, so that their addresses are free again.
+-- @param f function, and
+-- @param args table: what can be reached from these stays open
+-- @param spare listener that stays open, or nil
+function nursery.close_inherited(f, args, spare)
+  if core.any_connections() then core.close_connections(reachable(f, args)) end
+  local listener = package.loaded["mp.listener"]
+  if listener then listener.leave_all(spare) end
 end
 
 -- A worker ------------------------------------------------------------------------------
@@ -201,9 +212,7 @@ end
 function nursery.run(spec)
   local self = { spec = spec, handles = {}, by_pid = {}, living = 0, births = 0, owed = {}, dead = {},
     since = nil, trouble = nil }
-  if core.any_connections() then
-    core.close_connections(reachable(spec.initializer, spec.initargs))
-  end
+  nursery.close_inherited(spec.initializer, spec.initargs)
   for i = 0, spec.processes - 1 do
     if self.owed[1] or not fork(self, i) then self.owed[#self.owed + 1] = i end
     if core.nursery_wait(0) == "term" then return terminate(self) end

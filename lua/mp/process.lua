@@ -24,7 +24,7 @@ local process = {}
 -- hidden: how many helpers were started.
 local current, origin, parent
 local children, detached, hooks = {}, {}, {}
-local made, started, hidden = 0, 0, 0
+local made, started, hidden, servers = 0, 0, 0, 0
 local ended, given_up = false, false
 
 -- The hidden state ---------------------------------------------------------------
@@ -33,8 +33,8 @@ local ended, given_up = false, false
 -- can be avoided: tables have their size from the beginning, empty ones are used again.
 local NONE = {}
 
--- The options of a pool's processes. role: as in the core (lprocess.h).
-local NURSERY, WORKER = { role = 1 }, { role = 2 }
+-- The options of the library's own processes. role: as in the core (lprocess.h).
+local NURSERY, WORKER, SERVER = { role = 1 }, { role = 2 }, { role = 3 }
 
 -- The place in the tree of child number n of this process.
 local function place_of(n)
@@ -414,7 +414,7 @@ bootstrap = function(self)
   if next(children) then children = {} end
   if next(detached) then detached = {} end
   if next(hooks) then hooks = {} end
-  made, started, hidden, ended, given_up = 0, 0, 0, false, false
+  made, started, hidden, servers, ended, given_up = 0, 0, 0, 0, false, false
   if state.options ~= WORKER then origin = current end
   current, parent = self, nil
   state.status, state.pid, state.owner = "current", pid, pid
@@ -434,7 +434,7 @@ local function start_helper(name, place, index, options, f)
   local state = {
     handle = core.process(), status = "initial", owner = core.getpid(), place = place,
     index = index, name = name, daemon = of.daemon, authkey = of.authkey, options = options,
-    silent = options == NURSERY, pid = nil, exitcode = nil, target = f, args = nil,
+    silent = options == NURSERY or options == SERVER, pid = nil, exitcode = nil, target = f, args = nil,
   }
   local self = setmetatable({ _mp = state }, helper_metatable)
   return state.handle, check.call(core.start, state.handle, name, options, bootstrap, self)
@@ -449,6 +449,17 @@ function process.start_nursery(f)
   hidden = hidden + 1
   local place = current._mp.place
   return start_helper("PoolNursery-" .. place_of(hidden), place, -hidden, NURSERY, f)
+end
+
+--- Starts the server of a manager: a child that scripts do not see, as a nursery.
+-- @param name its name, to which its place in the tree is added
+-- @param f what it does
+-- @return core process, pid, name
+function process.start_server(name, f)
+  servers = servers + 1
+  name = name .. "-" .. place_of(servers)
+  local handle, pid = start_helper(name, current._mp.place, -servers, SERVER, f)
+  return handle, pid, name
 end
 
 --- Starts a worker, in a nursery. Its parent, as far as scripts know, is the process that
@@ -508,7 +519,8 @@ end
 -- The end of a program ------------------------------------------------------------------
 
 --- Has `f` called at the end of this process (not of its children), before its own
--- children are ended; higher priorities first, then the latest first.
+-- children are ended, or after that if its priority is negative; higher priorities first,
+-- then the latest first.
 -- @return function that takes the hook back
 function process.at_exit(priority, f)
   local hook = { priority = priority, f = f }
@@ -527,8 +539,8 @@ local function is_interrupt(err)
   return type(err) == "string" and err:find("interrupted!$") ~= nil
 end
 
-local function run_hooks()
-  while hooks[1] do
+local function run_hooks(least)
+  while hooks[1] and hooks[1].priority >= least do
     local hook = table.remove(hooks, 1)
     if hook.f then
       local ok, err = pcall(hook.f)
@@ -577,8 +589,9 @@ function core.shutdown(code)
   local silent = current._mp.silent
   if not ended and not silent then log.info("process shutting down") end
   ended, given_up = true, true
-  run_hooks()
+  run_hooks(0)
   if next(children) then end_children() end
+  run_hooks(-math.huge)
   given_up = false
   if code and not silent then log.info("process exiting with exitcode %d", code) end
 end

@@ -243,6 +243,35 @@ static int send_out(lua_State *L, struct connection *c, mp_time deadline) {
   return send_posted(L, c, p, deadline);
 }
 
+/* Sends what was posted as far as there is room: true when all of it is out. */
+static int push_on(lua_State *L, struct connection *c) {
+  int e = mp_conn_try(&c->conn);
+  if (e != EAGAIN) end_send(L, c);
+  if (e && e != EAGAIN) return lmp_fail(L, e, "send");
+  lua_pushboolean(L, e == 0);
+  return 1;
+}
+
+/* conn_offer(connection, value) -> whether all of it is out; false: conn_go_on, once the
+ * descriptor is writable.  For who must not be kept waiting, to who is not of the family. */
+static int conn_offer(lua_State *L) {
+  struct connection *c = check_writable(L);
+  luaL_checkany(L, 2);
+  struct lmp_pack *p = lmp_pack(L);
+  lmp_encode(L, 2, p, network_mode(c));
+  post_value(c, p);
+  c->kept = p->data;
+  p->data = NULL;
+  p->len = p->cap = 0;
+  return push_on(L, c);
+}
+
+static int conn_go_on(lua_State *L) {
+  struct connection *c = check(L);
+  luaL_argcheck(L, c->conn.out.busy, 1, "nothing is being sent");
+  return push_on(L, c);
+}
+
 /*** Sends a value.
  * @function Connection:send
  * @param value anything that can be marshalled, not nil
@@ -717,6 +746,8 @@ static const luaL_Reg metamethods[] = {
 static const luaL_Reg functions[] = {{"Pipe", new_pipe},
                                      {"conn_fd", conn_fd},
                                      {"conn_trust", conn_trust},
+                                     {"conn_offer", conn_offer},
+                                     {"conn_go_on", conn_go_on},
                                      {"any_connections", any_connections},
                                      {"close_connections", close_connections},
                                      {NULL, NULL}};

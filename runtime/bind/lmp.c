@@ -326,6 +326,31 @@ static int l_arena(lua_State *L) {
   return 1;
 }
 
+/* core.word(): the lock word of this member, which no other has after it */
+static int l_word(lua_State *L) {
+  lua_pushinteger(L, lmp_member(L)->word);
+  return 1;
+}
+
+/* core.alive(word): whether that member lives */
+static int l_alive(lua_State *L) {
+  lua_pushboolean(L, mp_alive((uint32_t)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
+/* core.references(handle): how many there are to its object, or more; never too few */
+static int l_references(lua_State *L) {
+  struct lmp_handle *h = lua_touserdata(L, 1);
+  luaL_argcheck(L, lmp_kind(L, 1) >= 0 && h->obj, 1, "a shared object expected");
+  struct mp_block *b = mp_at(h->obj);
+  lua_pushinteger(L, atomic_load_explicit(&b->count, memory_order_relaxed));
+  return 1;
+}
+
+/* core.proxy_key: under which a proxy keeps what it stands for; a function, since these go
+ * by name, which no script has for a key */
+static int l_proxy_key(lua_State *L) { return luaL_error(L, "this is only a key"); }
+
 /* collect(): counts references anew and frees what nobody refers to. */
 static int l_collect(lua_State *L) {
   mp_collect(lmp_member(L));
@@ -360,6 +385,7 @@ static int l_random_state(lua_State *L) {
 
 void lmp_open_misc(lua_State *L) {
   static const luaL_Reg functions[] = {
+      {"word", l_word}, {"alive", l_alive}, {"references", l_references}, {"proxy_key", l_proxy_key},
       {"arena", l_arena}, {"collect", l_collect}, {"kind", l_kind},
       {"random_state", l_random_state}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);

@@ -40,6 +40,7 @@ static void hush(void) {
 void lmp_nursery_signals(enum lmp_role role, sigset_t *mask) {
   sigset_t own;
   hush();
+  if (role == LMP_SERVER) return;
   if (role == LMP_WORKER) {
     *mask = plain_mask;
     return;

@@ -208,6 +208,12 @@ static int start_process(lua_State *L) {
   return 1;
 }
 
+/* core.word_of(process) -> its lock word */
+static int word_of(lua_State *L) {
+  lua_pushinteger(L, check_process(L, 1)->word);
+  return 1;
+}
+
 /* core.parent() -> the process that started this one, nil in a main program */
 static int parent_process(lua_State *L) {
   struct lmp_program *program = lmp_program(L);
@@ -405,6 +411,7 @@ static int type_of(lua_State *L) {
 
 static const luaL_Reg functions[] = {
   {"process", new_process}, {"start", start_process}, {"parent", parent_process},
+  {"word_of", word_of},
   {"wait", wait_process}, {"watch", watch_process}, {"forget", forget_process},
   {"signal", signal_process}, {"orphans", orphans}, {"any_ended", any_ended},
   {"getpid", get_pid},

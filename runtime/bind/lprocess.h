@@ -47,10 +47,11 @@ void lmp_program_settle(struct lmp_program *p);
 #define LMP_NO_CODE INT_MIN
 bool lmp_program_end(struct lmp_program *p, int code);
 
-/* What a child is to the library.  Ctrl-C is nothing to the last two.
+/* What a child is to the library.  Ctrl-C is nothing to the last three.
  * LMP_NURSERY: forks the workers of a pool; its signals wait for it (lnursery.c).
- * LMP_WORKER: started by a nursery; its parent in the eyes of scripts is the nursery's. */
-enum lmp_role { LMP_PLAIN, LMP_NURSERY, LMP_WORKER };
+ * LMP_WORKER: started by a nursery; its parent in the eyes of scripts is the nursery's.
+ * LMP_SERVER: of a manager. */
+enum lmp_role { LMP_PLAIN, LMP_NURSERY, LMP_WORKER, LMP_SERVER };
 
 /* What a child needs to begin.  L runs the call that forked; co, the program's next_co:
  * [L, handler, function, arguments]: it keeps L alive, on whose C frame the child lives. */

@@ -78,6 +78,19 @@ static int sock_close(lua_State *L) {
   return 0;
 }
 
+/* core.sock_own(socket): this process removes its path, who made it before does not */
+static int sock_own(lua_State *L) {
+  check(L)->owner = getpid();
+  return 0;
+}
+
+/* core.sock_leave(socket): closes it here; another process goes on with it */
+static int sock_leave(lua_State *L) {
+  struct sock *s = luaL_checkudata(L, 1, type_name);
+  s->path[0] = 0;
+  return sock_close(L);
+}
+
 /* -- addresses -- */
 
 static void add_unix(lua_State *L, struct addresses *a, const char *path, size_t len) {
@@ -403,7 +416,8 @@ void lmp_open_sock(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"sock_listen", sock_listen}, {"sock_address", sock_address}, {"sock_fd", sock_fd},
     {"sock_renew", sock_renew}, {"sock_accept", sock_accept}, {"sock_watch", sock_watch},
-    {"sock_connect", sock_connect}, {"sock_close", sock_close}, {"hmac", hmac},
+    {"sock_connect", sock_connect}, {"sock_close", sock_close}, {"sock_own", sock_own},
+    {"sock_leave", sock_leave}, {"hmac", hmac},
     {"same", same}, {"random", random_bytes}, {NULL, NULL}
   };
   luaL_setfuncs(L, functions, 0);

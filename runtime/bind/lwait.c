@@ -17,9 +17,9 @@ static mp_time slice_end(mp_time deadline) {
   return end < deadline ? end : deadline;
 }
 
-/* mp.sleep(seconds): in slices, because a signal that comes just before the kernel's
- * sleep begins would not end it. */
-static int sleep_for(lua_State *L) {
+/* In slices, because a signal that comes just before the kernel's sleep begins would not
+ * end it. */
+static int sleep_here(lua_State *L) {
   mp_time deadline = mp_deadline(luaL_checknumber(L, 1));
   struct mp_member *m = lmp_member(L);
   while (mp_now() < deadline) {
@@ -33,6 +33,30 @@ static int sleep_for(lua_State *L) {
   return 0;
 }
 
+static const char park_key; /* in the registry */
+
+/* core.park_sleep(f): f(seconds) may sleep otherwise, and returns whether it has. */
+static int park_sleep(lua_State *L) {
+  lua_settop(L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &park_key);
+  return 0;
+}
+
+static int after_park(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  (void)ctx;
+  return lua_toboolean(L, -1) ? 0 : sleep_here(L);
+}
+
+/* mp.sleep(seconds) */
+static int sleep_for(lua_State *L) {
+  (void)luaL_checknumber(L, 1);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &park_key) == LUA_TNIL) return sleep_here(L);
+  lua_pushvalue(L, 1);
+  lua_callk(L, 1, 1, 0, after_park);
+  return after_park(L, LUA_OK, 0);
+}
+
 /* A slice of poll: its result, or -errno. */
 static int poll_slice(struct pollfd *fds, nfds_t n, mp_time deadline) {
   mp_time left = slice_end(deadline) - mp_now();
@@ -43,7 +67,7 @@ static int poll_slice(struct pollfd *fds, nfds_t n, mp_time deadline) {
 }
 
 /* core.poll(fds, timeout) -> array of the indices of those that are readable (or at
- * their end), in order; empty when the time is over; nil, index: that one is not open */
+ * their end; a negative one, ~fd: writable), in order; empty when the time is over; nil, index: that one is not open */
 static int poll_fds(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   mp_time deadline = lmp_deadline(L, 2);
@@ -52,7 +76,8 @@ static int poll_fds(lua_State *L) {
   struct pollfd *fds = lua_newuserdatauv(L, (size_t)(n > 0 ? n : 1) * sizeof *fds, 0);
   for (lua_Integer i = 0; i < n; i++) {
     lua_rawgeti(L, 1, i + 1);
-    fds[i] = (struct pollfd){(int)lua_tointeger(L, -1), POLLIN, 0};
+    int fd = (int)lua_tointeger(L, -1);
+    fds[i] = (struct pollfd){fd < 0 ? ~fd : fd, fd < 0 ? POLLOUT : POLLIN, 0};
     lua_pop(L, 1);
   }
   int r;
@@ -98,7 +123,8 @@ static int queue_over(lua_State *L) {
 
 void lmp_open_wait(lua_State *L) {
   static const luaL_Reg functions[] = {
-    {"monotonic", monotonic}, {"sleep", sleep_for}, {"poll", poll_fds},
+    {"monotonic", monotonic}, {"sleep", sleep_for},
+    {"park_sleep", park_sleep}, {"poll", poll_fds},
     {"queue_over", queue_over}, {"queue_closed", queue_closed}, {NULL, NULL}
   };
   luaL_setfuncs(L, functions, 0);

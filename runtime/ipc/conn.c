@@ -399,6 +399,12 @@ static int wait_out(struct mp_conn *c, mp_time deadline, struct attempt *a, bool
   return wait_for(&c->look_out, try_push, a, *deaf ? POLLOUT : POLLOUT | POLLIN, deadline);
 }
 
+int mp_conn_try(struct mp_conn *c) {
+  struct attempt a = {c, 0, 0};
+  (void)try_push(&a);
+  return a.e;
+}
+
 int mp_conn_flush(struct mp_conn *c, mp_time deadline) {
   struct attempt a = {c, 0, 0};
   bool deaf = !c->readable;

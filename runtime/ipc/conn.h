@@ -88,6 +88,9 @@ void mp_conn_post_fds(struct mp_conn *c, const int *fds, uint32_t n);
  * out the deadline does not count).  EINTR: call again with the same deadline.
  * EPIPE: the other end is closed.  Other errno. */
 int mp_conn_flush(struct mp_conn *c, mp_time deadline);
+/* The same without any waiting.  EAGAIN: not all of it is out; call again once the
+ * descriptor is writable. */
+int mp_conn_try(struct mp_conn *c);
 /* Forgets the message, sent or not.  False: it was cut in the middle, and the other
  * side will never find the next one: close the connection. */
 bool mp_conn_posted(struct mp_conn *c);
