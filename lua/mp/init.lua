@@ -45,4 +45,9 @@ for _, name in ipairs {
   mp[name] = core[name]
 end
 
-return mp
+-- The class mp.Manager and the operations on dictionaries, loaded at their first use.
+return setmetatable(mp, { __index = function(self, key)
+  if key ~= "Manager" and key ~= "dict" then return nil end
+  self.Manager, self.dict = require "mp.manager", require "mp.proxies"
+  return rawget(self, key)
+end })

@@ -47,3 +47,10 @@ if lib.wanted "w9.pool" then
     return mp.getpid()
   end, { 1, 2 }, { chunksize = 1 }))
 end
+
+if lib.wanted "w9.manager" then
+  local manager <close> = mp.Manager()
+  local d = manager:dict { a = 1 }
+  d.b = 2
+  emit("manager_server", { tonumber(tostring(manager):match "pid (%d+)") })
+end

@@ -1,0 +1,383 @@
+--- The faces of a manager's objects: one class of proxies for each kind.
+
+local check = require "mp.check"
+local core = require "mp.core"
+local proxy = require "mp.proxy"
+
+local call, wait = proxy.call, proxy.wait
+
+-- Texts ------------------------------------------------------------------------------------------
+
+local text_of
+
+local function quoted(value)
+  if type(value) == "string" then return (("%q"):format(value):gsub("\\\n", "\\n")) end
+  if value == core.null then return "null" end
+  local meta = getmetatable(value)
+  if type(value) == "table" and not (type(meta) == "table" and meta.__tostring) then return text_of(value, 0) end
+  if proxy.ref(value) then return ("<%s>"):format(meta.__name) end -- not what is in it: it may be this one
+  return tostring(value)
+end
+
+local function key_text(key)
+  if type(key) == "string" and key:find "^[%a_][%w_]*$" then return key end
+  return "[" .. quoted(key) .. "]"
+end
+
+local function list_text(list)
+  local parts = {}
+  for i = 1, #list do parts[i] = quoted(list[i]) end
+  return "{" .. table.concat(parts, ", ") .. "}"
+end
+
+local function dict_text(keys, values)
+  local parts = {}
+  for i = 1, #keys do parts[i] = key_text(keys[i]) .. " = " .. quoted(values[i]) end
+  return "{" .. table.concat(parts, ", ") .. "}"
+end
+
+-- A copy of a table, as a table constructor would have it.
+function text_of(t)
+  local keys, values = {}, {}
+  local n = #t
+  for key in pairs(t) do
+    if not (math.type(key) == "integer" and key >= 1 and key <= n) then keys[#keys + 1] = key end
+  end
+  if #keys == 0 then return list_text(t) end
+  for i = 1, n do table.insert(keys, i, i) end
+  for i, key in ipairs(keys) do values[i] = t[key] end
+  return dict_text(keys, values)
+end
+
+-- Making classes -----------------------------------------------------------------------------------
+
+-- Methods that are operations; those that wait have their time-out at position n.
+local function methods_of(names, waits)
+  local methods = {}
+  for name in names:gmatch("%S+") do
+    methods[name] = function(self, ...) return call(self, name, ...) end
+  end
+  for name, n in pairs(waits or {}) do
+    if n == 1 then
+      methods[name] = function(self, timeout)
+        check.timeout(1, name, timeout)
+        return wait(self, name, timeout)
+      end
+    else
+      methods[name] = function(self, first, timeout)
+        check.timeout(2, name, timeout)
+        return wait(self, name, timeout, first)
+      end
+    end
+  end
+  return methods
+end
+
+-- Dictionaries ---------------------------------------------------------------------------------------
+
+-- Goes through lists of keys and of values.
+local function each(keys, values)
+  local i = 0
+  return function()
+    i = i + 1
+    return keys[i], values[i]
+  end
+end
+
+local function dict_class(name, prefix)
+  return {
+    __index = function(self, key) return call(self, "get", key) end,
+    __newindex = function(self, key, value) call(self, "set", key, value) end,
+    __len = function(self) return call(self, "len") end,
+    __pairs = function(self) return each(call(self, "both")) end,
+    __tostring = function(self) return prefix .. dict_text(call(self, "both")) end,
+  }, name
+end
+
+--- A dictionary of a manager: its fields are its items, in the order in which they came.
+proxy.class("dict", "mp.DictProxy", (dict_class("mp.DictProxy", "")))
+--- The same, shown as what it is.
+proxy.class("namespace", "mp.NamespaceProxy", (dict_class("mp.NamespaceProxy", "Namespace")))
+
+--- Operations on dictionaries and namespaces, each one trip to the server and atomic.
+local dict = {}
+
+local function operation(name, f)
+  dict[name] = function(d, ...)
+    local class = getmetatable(d)
+    if class ~= proxy.classes.dict and class ~= proxy.classes.namespace then
+      check.arg_error(1, name, "a dict or Namespace of a manager expected, got %s", check.typename(d))
+    end
+    if f then return f(d, ...) end
+    return call(d, name, ...)
+  end
+end
+
+--- keys(d): array of the keys.
+operation "keys"
+--- values(d): array of the values, in the order of the keys.
+operation "values"
+--- get(d, key, default): the value, or default.
+operation "get"
+--- pop(d, key, default): takes an item out; its value, or default.
+operation "pop"
+--- setdefault(d, key, value): the value of the key, which is set if it has none.
+operation "setdefault"
+--- update(d, t): sets all items of a table, or of another dictionary.
+operation("update", function(d, t)
+  check.arg(2, "update", t, "table")
+  local other = proxy.ref(t) and dict.copy(t) or t
+  call(d, "update", other)
+end)
+--- clear(d): takes all items out.
+operation "clear"
+--- copy(d): a plain table with the items.
+operation "copy"
+--- incr(d, key, by = 1): adds to a number, 0 if there is none; the new value.
+operation "incr"
+--- contains(d, key): whether there is such an item.
+operation "contains"
+
+local pairs_of = { __call = function(self, _, key)
+  local i = key == nil and 1 or self.at[key] + 1
+  if self[i] then return self[i][1], self[i][2] end
+end }
+
+--- items(d): array of {key, value}. It also serves a loop: for key, value in mp.dict.items(d).
+operation("items", function(d)
+  local keys, values = call(d, "both")
+  local list, at = {}, {}
+  for i = 1, #keys do list[i], at[keys[i]] = { keys[i], values[i] }, i end
+  return setmetatable(list, { __call = pairs_of.__call, __index = { at = at } })
+end)
+
+-- Lists ----------------------------------------------------------------------------------------------
+
+local list_methods = methods_of "append insert pop remove extend reverse sort index count copy clear"
+
+--- Appends the items of a table or of another list.
+function list_methods:extend(other)
+  check.arg(1, "extend", other, "table")
+  if proxy.ref(other) then other = call(other, "copy") end
+  call(self, "extend", other)
+end
+
+--- A list of a manager: l[i], #l, ipairs, and methods.
+proxy.class("list", "mp.ListProxy", {
+  __index = function(self, key)
+    if math.type(key) == "integer" then return call(self, "get", key) end
+    return list_methods[key]
+  end,
+  __newindex = function(self, i, value) call(self, "set", i, value) end,
+  __len = function(self) return call(self, "len") end,
+  __pairs = function(self) return ipairs(call(self, "copy")) end,
+  __tostring = function(self) return list_text(call(self, "copy")) end,
+})
+
+-- Sets -----------------------------------------------------------------------------------------------
+
+local set_methods = methods_of "add remove pop contains clear copy values update"
+
+--- A set of a manager: s[member] is true or nil, and can be set to true or nil.
+proxy.class("set", "mp.SetProxy", {
+  __index = function(self, key)
+    if set_methods[key] then return set_methods[key] end
+    return call(self, "contains", key) or nil
+  end,
+  __newindex = function(self, key, value) call(self, value and "add" or "remove", key) end,
+  __len = function(self) return call(self, "len") end,
+  __pairs = function(self)
+    local members = call(self, "values")
+    local all = {}
+    for i = 1, #members do all[i] = true end
+    return each(members, all)
+  end,
+  __tostring = function(self) return list_text(call(self, "values")) end,
+})
+
+-- Locks ----------------------------------------------------------------------------------------------
+
+-- What with and guard hold: given back once, in the process that has taken it.
+local Guard = { __name = "mp.Guard", __mp = "mp.Guard" }
+Guard.__index = Guard
+
+function Guard:close()
+  local held = self.of
+  self.of = nil
+  if held and self.pid == core.getpid() then call(held, "give_back") end
+end
+
+-- An error on its way out is not hidden by another.
+function Guard:__close(err)
+  if err == nil then return self:close() end
+  pcall(self.close, self)
+end
+
+local function guard_of(self) return setmetatable({ of = self, pid = core.getpid() }, Guard) end
+
+local function with_scope(methods)
+  function methods:guard(timeout)
+    check.timeout(1, "guard", timeout)
+    local ok, how = wait(self, "take", timeout)
+    if not ok then return nil, "timeout" end
+    return guard_of(self), how
+  end
+  function methods:with(f, ...)
+    if not check.callable(f) then check.arg(1, "with", f, "function") end
+    if not wait(self, "take") then check.raise("the manager's time-out is over: the lock was not taken") end
+    local _ <close> = guard_of(self)
+    return f(...)
+  end
+  return methods
+end
+
+proxy.class("lock", "mp.LockProxy", {
+  __index = with_scope(methods_of("release locked", { acquire = 1 })),
+})
+proxy.class("semaphore", "mp.SemaphoreProxy", {
+  __index = with_scope(methods_of("release locked get_value", { acquire = 1 })),
+})
+
+local condition = with_scope(methods_of("release locked notify notify_all", { acquire = 1, wait = 1 }))
+
+function condition:wait_for(predicate, timeout)
+  if not check.callable(predicate) then check.arg(1, "wait_for", predicate, "function") end
+  check.timeout(2, "wait_for", timeout)
+  local deadline = timeout and core.monotonic() + timeout
+  while not predicate() do
+    local left = deadline and deadline - core.monotonic()
+    if left and left <= 0 then return false end
+    wait(self, "wait", left)
+  end
+  return true
+end
+
+proxy.class("condition", "mp.ConditionProxy", { __index = condition })
+proxy.class("event", "mp.EventProxy", { __index = methods_of("set clear is_set", { wait = 1 }) })
+
+local barrier = methods_of("reset abort", { wait = 1 })
+local barrier_fields = { parties = true, n_waiting = true, broken = true }
+
+proxy.class("barrier", "mp.BarrierProxy", {
+  __index = function(self, key)
+    if barrier_fields[key] then return call(self, key) end
+    return barrier[key]
+  end,
+})
+
+-- Queues ---------------------------------------------------------------------------------------------
+
+local queue = methods_of("qsize empty full task_done shutdown",
+  { get = 1, join = 1, put = 2, get_many = 2, put_many = 2 })
+
+function queue:put_nowait(item) return queue.put(self, item, 0) end
+function queue:get_nowait() return queue.get(self, 0) end
+
+--- Iterates over the items; ends when the queue is shut down and drained.
+function queue:items()
+  return function()
+    return (queue.get(self))
+  end
+end
+
+--- This proxy only, as the close of a Queue.
+queue.close = proxy.close
+
+function queue.fileno() check.raise("a queue of a manager has no descriptor") end
+
+proxy.class("queue", "mp.QueueProxy", {
+  __index = queue,
+  __close = proxy.close,
+  __tostring = function(self)
+    if not proxy.ref(self) then return "mp.QueueProxy (closed)" end
+    local n = call(self, "qsize")
+    return ("mp.QueueProxy: object %d of a manager (%d item%s)"):format(proxy.ref(self)[3], n,
+      n == 1 and "" or "s")
+  end,
+})
+
+-- Values and arrays ------------------------------------------------------------------------------------
+
+local value = methods_of "add update compare_exchange get_lock"
+
+proxy.class("value", "mp.ValueProxy", {
+  __index = function(self, key)
+    if key == "value" then return call(self, "get") end
+    return value[key]
+  end,
+  __newindex = function(self, key, new)
+    if key ~= "value" then check.raise("mp.ValueProxy has no field '%s'", tostring(key)) end
+    call(self, "set", new)
+  end,
+  __tostring = function(self) return ("mp.ValueProxy (%s)"):format(call(self, "get")) end,
+})
+
+local array = methods_of "get set fill totable bytes get_lock"
+
+proxy.class("array", "mp.ArrayProxy", {
+  __index = function(self, key)
+    if math.type(key) == "integer" then return call(self, "item", key) end
+    return array[key]
+  end,
+  __newindex = function(self, i, new) call(self, "set_item", i, new) end,
+  __len = function(self) return call(self, "len") end,
+  __tostring = function(self)
+    local items = call(self, "get")
+    return type(items) == "string" and quoted(items) or list_text(items)
+  end,
+})
+
+-- Pools ------------------------------------------------------------------------------------------------
+
+local function iterate(self, name, ...)
+  local iterator = call(self, name, ...)
+  return function() return call(iterator, "next") end, nil, nil, iterator
+end
+
+local pool = methods_of("apply apply_async map map_async starmap starmap_async close terminate", { join = 1 })
+function pool:imap(...) return iterate(self, "imap", ...) end
+function pool:imap_unordered(...) return iterate(self, "imap_unordered", ...) end
+
+proxy.class("pool", "mp.PoolProxy", {
+  __index = function(self, key)
+    if key == "processes" then return call(self, "processes") end
+    return pool[key]
+  end,
+  __close = function(self) call(self, "terminate") end,
+})
+
+proxy.class("result", "mp.AsyncResultProxy", {
+  __index = methods_of("ready successful", { get = 1, wait = 1 }),
+})
+
+proxy.class("iterator", "mp.PoolIteratorProxy", {
+  __index = {},
+  __close = function(self) call(self, "close") end,
+})
+
+-- Own types ----------------------------------------------------------------------------------------------
+
+-- name -> the function that calls it; there are few names.
+local callers = {}
+
+proxy.class("own", "mp.Proxy", {
+  __index = function(_, name)
+    if type(name) ~= "string" then return nil end
+    local caller = callers[name]
+    if not caller then
+      caller = function(self, ...)
+        if not proxy.ref(self) then
+          check.raise("calling '%s' on bad self (a proxy expected, got %s)", name, check.typename(self))
+        end
+        return call(self, name, ...)
+      end
+      callers[name] = caller
+    end
+    return caller
+  end,
+  __newindex = function(_, name)
+    check.raise("a field of a manager's object cannot be set (field '%s')", tostring(name))
+  end,
+})
+
+return dict
