@@ -15,7 +15,7 @@ end
 
 io.stdout:setvbuf("line")
 local listener <close> = mp.Listener({ "localhost", tonumber(arg[1]) or 6000 },
-  { authkey = "secret password", format = "pickle", legacy = true })
+  { authkey = "mypassword", format = "pickle", legacy = true })
 print("listening..")
 local message
 repeat

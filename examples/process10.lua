@@ -7,7 +7,7 @@ local address = { "localhost", tonumber(arg[1]) or 6000 }
 
 for _, message in ipairs { { one = 1, two = 2 }, { 2, 3, 4 }, false } do
   local conn <close> = assert(mp.Client(address,
-    { authkey = "secret password", format = "pickle", legacy = true }))
+    { authkey = "mypassword", format = "pickle", legacy = true }))
   print("{" .. table.concat(conn:recv(), ", ") .. "}")
   print(conn:recv_bytes())
   conn:send(message)
