@@ -60,7 +60,7 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench lint asan tsan install clean help FORCE
+.PHONY: all run test check checks bench lint asan tsan fuzz fuzzers install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -73,6 +73,7 @@ help:
 	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
+	@echo 'make fuzz SECONDS=60   libFuzzer on the readers of bytes from outside (needs clang)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=   make clean'
 
 # What is compiled -------------------------------------------------------------
@@ -135,6 +136,10 @@ $(BUILD)/core/%: spec/core/%.c $(LIB_OBJ)
 	$(call say,CC) $(COMPILE) -Iruntime -MMD -MP -MF $@.d -o $@ $< $(UNTRACED) $(LIB_OBJ) $(LUA_A) $(LIBS)
 -include $(CHECKS:=.d) $(FUZZERS:=.d)
 
+# The same fuzzers, driven by libFuzzer.
+$(BUILD)/fuzz_%: spec/core/fuzz_%.c $(LIB_OBJ)
+	$(call say,CC) $(COMPILE) -fsanitize=fuzzer -Iruntime -o $@ $< $(LIB_OBJ) $(LUA_A) $(LIBS)
+
 # Lua modules that specs use, in C.
 $(BUILD)/spec/%.so: spec/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -143,7 +148,7 @@ $(BUILD)/spec/%.so: spec/%.c $(BUILD)/flags
 # What is run ------------------------------------------------------------------
 
 TUTORIAL := process01 process02 process_logging process_non_daemon process_daemon \
-  process_detached process03 process04 process05 process05_1 process07 process08 \
+  process_detached process03 process04 process05 process05_1 process06 process07 process08 \
   sync1 sync2 sync3 sync4 sync5 sync6 sync7 sync8 parallel_loop
 
 run:
@@ -178,6 +183,14 @@ tsan:
 	@sh .ci/setup build
 	@$(MAKE) --no-print-directory BUILD=build/tsan SAN=thread checks
 	@FUZZ_ROUNDS=0 bash .ci/check build/tsan --core # a reader has one thread
+
+SECONDS ?= 60
+fuzz:
+	@sh .ci/setup build fuzz
+	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SAN=fuzzer-no-link,address,undefined fuzzers
+	@bash .ci/fuzz build/fuzz $(SECONDS)
+
+fuzzers: $(patsubst spec/core/%.c,$(BUILD)/%,$(sort $(wildcard spec/core/fuzz_*.c)))
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
