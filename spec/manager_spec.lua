@@ -744,6 +744,29 @@ describe("a proxy", function()
       mp.dict.copy(d))
   end)
 
+  it("arrives in processes that are older than its manager", function()
+    local r = T.mplua [[
+      local mp = require "mp"
+      local q, done = mp.Queue(), mp.Queue()
+      local child = mp.Process(function()
+        local d = q:get(10)
+        d.x = 1
+        d.l:append(3)
+        done:put(true)
+      end)
+      child:start()
+      local pool <close> = mp.Pool(1)
+      local m <close> = mp.Manager()
+      local d = m:dict { l = m:list() }
+      q:put(d)
+      done:get(10)
+      pool:apply(function() d.y = 2 end)
+      child:join()
+      print(d.x, d.y, #d.l)
+    ]]
+    assert.same({ out = "1\t2\t1\n", err = "", code = 0 }, r)
+  end)
+
   it("tells what it cannot send by its argument", function()
     local q = manager:Queue()
     misused("cannot marshal a thread at argument #2", function() q:put(coroutine.create(print)) end)

@@ -48,6 +48,6 @@ end
 -- The class mp.Manager and the operations on dictionaries, loaded at their first use.
 return setmetatable(mp, { __index = function(self, key)
   if key ~= "Manager" and key ~= "dict" then return nil end
-  self.Manager, self.dict = require "mp.manager", require "mp.proxies"
+  self.Manager, self.dict = require "mp.manager", require "mp.proxies".dict
   return rawget(self, key)
 end })

@@ -380,4 +380,8 @@ proxy.class("own", "mp.Proxy", {
   end,
 })
 
-return dict
+-- As fields of this module the classes go by name, and who gets a proxy loads it.
+local proxies = { dict = dict }
+for _, class in pairs(proxy.classes) do proxies[class.__name:sub(4)] = class end
+
+return proxies

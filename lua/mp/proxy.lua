@@ -180,7 +180,6 @@ function proxy.class(kind, name, class)
     return ref and ("%s: object %d of a manager"):format(name, ref[3]) or name .. " (closed)"
   end
   classes[kind] = class
-  core.marshal.register(name, class)
 end
 
 --- The kind of a proxy.

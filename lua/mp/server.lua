@@ -44,6 +44,7 @@ local server = {}
 --   ready         entries that go on; idle: runners without anything to do
 --   runners       set of all runners
 --   changed       something was done since the last look at what is referred to
+--   unsent        replies that are to be sent again
 --   timed         parked entry -> its deadline; nearest: no later than the first of these
 --   client, serial  whose request is being performed, if in_call
 -- A client has: word or conn, held (key -> function, called when it goes), parked (set of
@@ -184,13 +185,6 @@ function server.proxy_of_number(number)
   return record and proxy_of(record)
 end
 
---- How many objects there are.
-function server.count()
-  local n = 0
-  for _ in pairs(here.records) do n = n + 1 end
-  return n
-end
-
 -- Pins what others refer to, and only that: what is left, in containers or nowhere, is Lua's
 -- to collect, at once if something may have changed.
 local function look_at_lives()
@@ -272,6 +266,19 @@ local function about_result(err)
   end))
 end
 
+-- Sends a small reply; when shared memory is too full for it, later.
+local function send_surely(client, reply)
+  if client.gone or pcall(client.send, client, reply) then return end
+  here.unsent[#here.unsent + 1] = { client, reply }
+end
+
+local function send_unsent()
+  local list = here.unsent
+  if not list[1] then return end
+  here.unsent = {}
+  for _, item in ipairs(list) do send_surely(item[1], item[2]) end
+end
+
 -- Answers a call that has raised, or whose results cannot be sent: its runner is dead.
 local function answer_failure(client, serial, err, runner)
   if client.gone or err == GONE then return end
@@ -287,7 +294,7 @@ local function answer_failure(client, serial, err, runner)
     reply = { serial, false, 1, remote_error(err, traceback and own_part(traceback(runner))) }
   end
   if pcall(client.send, client, reply) then return end
-  pcall(client.send, client, { serial, false, 1, remote_error(tostring(err)) })
+  send_surely(client, { serial, false, 1, remote_error(tostring(err)) })
 end
 
 local function answer(client, serial, ...)
@@ -349,7 +356,7 @@ local protocol = {
   -- A request that could not be read was, it may be, this client's last.
   seen = function(_, client, m)
     if client.seen < m[2] then
-      client:send { m[2], false, 1, remote_error(here.unreadable) }
+      send_surely(client, { m[2], false, 1, remote_error(here.unreadable) })
     end
   end,
 }
@@ -367,7 +374,7 @@ end
 -- A request that cannot be decoded (a module that is not here, say): nobody knows whose.
 local function tell_of_unreadable(err)
   here.unreadable = tostring(err):gsub("^mp/[%w_]+%.lua:%d+: ", "")
-  for _, client in pairs(here.clients) do pcall(client.send, client, { 0 }) end
+  for _, client in pairs(here.clients) do send_surely(client, { 0 }) end
 end
 
 -- The loop --------------------------------------------------------------------------------------
@@ -390,6 +397,7 @@ local function tend(now)
   if now < here.next_look then return end
   look_at_clients()
   look_at_lives()
+  send_unsent()
   if not here.door and core.references(here.requests) == 1 then here.serving = false end
   local cost = monotonic() - now
   here.next_look = now + math.max(SLICE, cost * LOOK_SHARE)
@@ -480,7 +488,7 @@ function server.run(options)
     requests = requests, get = requests.get, put = requests.put, calls = options.calls, timeout = options.timeout,
     door = options.door, word = core.word(), number = 0, serving = true, clients = {},
     records = weak "v", pinned = {}, of = weak "k", of_object = weak "k", idle = {}, ready = {},
-    runners = weak "k", timed = {}, nearest = math.huge, next_look = monotonic() + SLICE,
+    unsent = {}, runners = weak "k", timed = {}, nearest = math.huge, next_look = monotonic() + SLICE,
   }
   if options.prepare then options.prepare() end
   local before = here
