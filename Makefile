@@ -60,7 +60,7 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench lint asan tsan fuzz fuzzers install clean help FORCE
+.PHONY: all run test check checks bench lint asan tsan crash fuzz fuzzers install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -73,6 +73,7 @@ help:
 	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
+	@echo 'make crash    kills processes after every instruction of the operations (minutes)'
 	@echo 'make fuzz SECONDS=60   libFuzzer on the readers of bytes from outside (needs clang)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=   make clean'
 
@@ -183,6 +184,11 @@ tsan:
 	@sh .ci/setup build
 	@$(MAKE) --no-print-directory BUILD=build/tsan SAN=thread checks
 	@FUZZ_ROUNDS=0 bash .ci/check build/tsan --core # a reader has one thread
+
+crash:
+	@sh .ci/setup build
+	@$(MAKE) --no-print-directory all checks
+	@MPLUA_KILL_POINTS=all bash .ci/crash $(BUILD)
 
 SECONDS ?= 60
 fuzz:

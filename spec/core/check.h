@@ -1,5 +1,4 @@
-/* For checks of the core without Lua: counting, processes of the family, and kill
- * points: a process that is killed after k instructions of an operation. */
+/* For checks of the core without Lua: counting, and processes of the family. */
 #ifndef CHECK_H
 #define CHECK_H
 #include "shm/family.h"
@@ -7,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,75 +58,7 @@ static inline int finish(struct child c, int signal) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status) == signal ? 0 : -1;
 }
 
-static void (*crash_op)(void);
-
-static void traced(void) {
-  if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) _exit(2);
-  raise(SIGSTOP);
-  crash_op();
-  _exit(0);
-}
-
-/* Runs op for k instructions in a process of its own, then kills it.  1: it was killed
- * inside, 0: it came to its end, -1: there is no tracing here. */
-static inline int crash(void (*op)(void), long k) {
-  int status, inside = 1;
-  crash_op = op;
-  struct child c = start(traced);
-  waitpid(c.pid, &status, 0);
-  if (!WIFSTOPPED(status)) inside = -1;
-  for (long i = 0; inside == 1 && i < k; i++) {
-    ptrace(PTRACE_SINGLESTEP, c.pid, NULL, NULL);
-    waitpid(c.pid, &status, 0);
-    if (!WIFSTOPPED(status)) inside = 0;
-  }
-  if (WIFSTOPPED(status)) {
-    kill(c.pid, SIGKILL);
-    waitpid(c.pid, &status, 0);
-  }
-  if (k % 2) mp_bury(c.word, &me, NULL); /* else whoever comes finds it dead */
-  return inside;
-}
-
-/* How many kill points of an operation are tried: each costs a process and all the
- * steps to it.  MPLUA_KILL_POINTS asks for more. */
-#define KILL_POINTS 20
-
-static inline long wanted_points(void) {
-  const char *s = getenv("MPLUA_KILL_POINTS");
-  return s && atol(s) > 0 ? atol(s) : KILL_POINTS;
-}
-
-/* prepare(); op in a process that is killed; check(): for kill points spread over all
- * of the operation. */
-static inline void crash_all(const char *name, void (*prepare)(void), void (*op)(void),
-                             void (*check)(void)) {
-  long length = 1, points = 0;
-  int inside;
-  running = name;
-  for (;; length *= 2) {
-    running_point = length;
-    if (prepare) prepare();
-    inside = crash(op, length);
-    check();
-    if (inside <= 0) break;
-  }
-  if (inside < 0) {
-    printf("%s: no tracing here, kill points are left out\n", name);
-    return;
-  }
-  long step = length / wanted_points() + 1;
-  for (long k = step; k < length; k += step, points++) {
-    running_point = k;
-    if (prepare) prepare();
-    inside = crash(op, k);
-    check();
-    if (!inside) break;
-  }
-  printf("%s: %ld kill points\n", name, points);
-  running = "";
-  running_point = 0;
-}
+#include "../crash/machine.h"
 
 static inline size_t arena_used(void) {
   struct mp_arena_stats s;
