@@ -60,7 +60,7 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench lint asan tsan crash fuzz fuzzers install clean help FORCE
+.PHONY: all run test check checks bench lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -74,6 +74,7 @@ help:
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
 	@echo 'make crash    kills processes after every instruction of the operations (minutes)'
+	@echo 'make chaos SECONDS=60 SEED=n   thirty processes, killed and stopped at random'
 	@echo 'make fuzz SECONDS=60   libFuzzer on the readers of bytes from outside (needs clang)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=   make clean'
 
@@ -191,6 +192,11 @@ crash:
 	@MPLUA_KILL_POINTS=all bash .ci/crash $(BUILD)
 
 SECONDS ?= 60
+chaos:
+	@sh .ci/setup build
+	@$(MAKE) --no-print-directory all
+	@$(BUILD)/mplua spec/crash/chaos.lua $(SECONDS) $(SEED)
+
 fuzz:
 	@sh .ci/setup build fuzz
 	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SAN=fuzzer-no-link,address,undefined fuzzers
