@@ -156,7 +156,7 @@ static int put_waiting(struct mp_queue *q, const struct mp_message *m, mp_ref bl
     int e = try_put(q, m, block, me);
     if (e != EAGAIN) return e;
     e = wait_room(q, me, deadline, look);
-    if (e == EAGAIN && mp_queue_count(q, me) < q->maxsize) e = try_put(q, m, block, me);
+    if (e == EAGAIN && mp_queue_count(q, me) < q->maxsize) return try_put(q, m, block, me);
     if (e) return e;
   }
 }

@@ -13,7 +13,6 @@
 #include <sched.h>
 #include <stddef.h>
 #include <sys/ptrace.h>
-#include <sys/uio.h>
 #include <sys/user.h>
 #include <time.h>
 
@@ -185,10 +184,10 @@ static inline bool crash_waits(long k, void (*prepare)(void), void (*op)(void), 
   return true;
 }
 
-/* prepare(); op in a process that is killed; check(): for kill points spread over all
- * of the operation. */
-static inline void crash_all(const char *name, void (*prepare)(void), void (*op)(void),
-                             void (*check)(void)) {
+/* prepare(); op in a process that is killed; check(): for `wanted` kill points spread over
+ * all of the operation. */
+static inline void crash_at(const char *name, long wanted, void (*prepare)(void),
+                            void (*op)(void), void (*check)(void)) {
   double began = crash_now();
   int bad = failed;
   running = name;
@@ -201,7 +200,8 @@ static inline void crash_all(const char *name, void (*prepare)(void), void (*op)
     printf("%s: no tracing here, kill points are left out\n", name);
     return;
   }
-  long wanted = wanted_points(length), step = wanted >= length ? 1 : length / wanted + 1;
+  if (wanted == 0) wanted = wanted_points(length);
+  long step = wanted >= length ? 1 : length / wanted + 1;
   for (long k = step > 1 ? step : 0; k < length; k += step) {
     if (crash_repeats(k)) continue;
     points++;
@@ -219,6 +219,12 @@ static inline void crash_all(const char *name, void (*prepare)(void), void (*op)
          failed - bad, crash_now() - began);
   running = "";
   running_point = 0;
+}
+
+/* As many as one asks for by MPLUA_KILL_POINTS. */
+static inline void crash_all(const char *name, void (*prepare)(void), void (*op)(void),
+                             void (*check)(void)) {
+  crash_at(name, 0, prepare, op, check);
 }
 
 #endif
