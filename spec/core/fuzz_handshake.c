@@ -1,16 +1,20 @@
-/* Feeds both roles of the handshake with the bytes of a peer that does not know the key, over
- * a real socket, in two parts.  It must come to an end, and never to a peer that is believed.
+/* Feeds both roles of the handshake, as mp.listener and mp.client have them, with the bytes of
+ * a peer, frames and all, over a real socket and in pieces.  It must come to an end; who is
+ * believed must have given the right answer, of a digest that is taken; no message above the
+ * limit may take memory, and no descriptor that comes along may stay.
  *
  * With libFuzzer:   make fuzz
- * By itself:        fuzz_handshake [rounds [seed]]: mutations of what such peers say.
+ * By itself:        fuzz_handshake [rounds [seed]]: mutations of what peers say.
  *
- * An input: a byte of flags (1 the client's role, 2 legacy), a byte that tells where the
- * stream is cut, then the stream, frames and all.
+ * An input: a byte of flags (below), the length of the first piece, the length of the others
+ * (0: all that is left), then the stream.  Key and challenge are always the same, so that an
+ * input can hold a whole exchange that is valid; for a stranger both are new and secret.
  */
 #include "bind/lmp.h"
 #include "bind/lsock.h"
 #include "fuzz.h"
 #include "mplua.h"
+#include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,57 +22,184 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { CLIENT = 1, LEGACY = 2, HEAD = 2, LONGEST = 16384 };
+enum { CLIENT = 1, LEGACY = 2, STRANGER = 4, DESCRIPTOR = 8 }; /* flags; the last: one is sent */
+enum { HEAD = 3, LONGEST = 16384, PIECES = 64 };
+
+/* What a handshake may take: buffers of connections, and what Lua has not collected yet.  A
+ * length alone that is believed takes a megabyte. */
+#define ROOM (64 * 1024)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Of every sanitizer; without one it is absent. */
+size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
+
 static lua_State *L;
 
-/* begin(conn, client, legacy) starts a handshake as mp.listener does; go_on() lets it go as
- * far as there are bytes: nil when it waits for more, else whether the peer is believed. */
+/* begin(conn, client, legacy, stranger) starts a handshake; go_on() lets it go as far as there
+ * are bytes: nil when it waits for more, else whether the peer is believed.  `broken` says
+ * what must not have happened.  words: what is said in valid exchanges. */
 static const char source[] =
     "require 'mp'\n"
-    "local auth = require 'mp.auth'\n"
-    "local KEY, thread = 'the key', nil\n"
-    "local function side_of(conn)\n"
+    "local auth, core = require 'mp.auth', require 'mp.core'\n"
+    "local KEY, RANDOM = 'the key', ('R'):rep(40)\n"
+    "local LIMIT = 256\n"
+    "local digests = {'sha256', 'sha384', 'sha3_256', 'sha3_384'}\n"
+    "local thread, key, unknown, proved\n"
+    /* The handshakes themselves are local to their modules. */
+    "local function inner(f, name, seen)\n"
+    "  if seen[f] then return end\n"
+    "  seen[f] = true\n"
+    "  for i = 1, 255 do\n"
+    "    local known, value = debug.getupvalue(f, i)\n"
+    "    if not known then return end\n"
+    "    if known == name then return value end\n"
+    "    local found = type(value) == 'function' and inner(value, name, seen)\n"
+    "    if found then return found end\n"
+    "  end\n"
+    "end\n"
+    "local listen = assert(inner(require 'mp.listener'.watch, 'shake_hands', {}))\n"
+    "local connect = assert(inner(require 'mp.client'.Client, 'shake_hands', {}))\n"
+    "local random = core.random\n"
+    "function core.random(n) return unknown and random(n) or RANDOM:sub(1, n) end\n"
+    /* What the key answers, put together anew. */
+    "local function right(message, response, legacy)\n"
+    "  local function is(name, mark)\n"
+    "    return response == mark .. core.hmac(name, key, message)\n"
+    "  end\n"
+    "  if legacy and (is('md5', '') or is('md5', '{md5}')) then return true end\n"
+    "  for _, name in ipairs(digests) do if is(name, '{' .. name .. '}') then return true end end\n"
+    "  return false\n"
+    "end\n"
+    "local verify, respond = auth.verify, auth.respond\n"
+    "function auth.verify(k, message, response, legacy)\n"
+    "  proved = verify(k, message, response, legacy)\n"
+    "  if proved ~= right(message, response, legacy) then\n"
+    "    broken = proved and 'a wrong answer was taken' or 'the right answer was refused'\n"
+    "  end\n"
+    "  return proved\n"
+    "end\n"
+    "function auth.respond(k, message, legacy)\n"
+    "  local response = respond(k, message, legacy)\n"
+    "  if response and not legacy and response:sub(1, 4) ~= '{sha' then\n"
+    "    broken = 'a weak digest of the key was given away'\n"
+    "  end\n"
+    "  return response\n"
+    "end\n"
+    "for _, name in ipairs {'deliver', 'answer'} do\n"
+    "  local real = auth[name]\n"
+    "  auth[name] = function(side, k, legacy)\n"
+    "    return real({send = side.send, recv = function()\n"
+    "      local message = side.recv()\n"
+    "      if #message > LIMIT then broken = 'a long message was taken' end\n"
+    "      return message\n"
+    "    end}, k, legacy)\n"
+    "  end\n"
+    "end\n"
+    /* A client waits in recv_bytes; here the bytes come when it has yielded. */
+    "local function patient(conn)\n"
     "  return {\n"
-    "    send = function(message) assert(conn:send_bytes(message, 1, -1, 0)) end,\n"
-    "    recv = function()\n"
-    "      local message, why = conn:recv_bytes(nil, 0)\n"
+    "    send_bytes = function(_, ...) return conn:send_bytes(...) end,\n"
+    "    recv_bytes = function(_, max)\n"
+    "      local message, why = conn:recv_bytes(max, 0)\n"
     "      while why == 'timeout' do\n"
     "        coroutine.yield()\n"
-    "        message, why = conn:recv_bytes(nil, 0)\n"
+    "        message, why = conn:recv_bytes(max, 0)\n"
     "      end\n"
-    "      assert(message == nil or #message <= 256, 'a long message was taken')\n"
-    "      return message or error('gone', 0)\n"
+    "      return message, why\n"
     "    end,\n"
     "  }\n"
     "end\n"
-    "function begin(conn, client, legacy)\n"
+    "function begin(conn, client, legacy, stranger)\n"
+    "  unknown, proved, broken = stranger, false, nil\n"
+    "  key = stranger and random(32) or KEY\n"
+    "  local options = {authkey = key, legacy = legacy}\n"
     "  thread = coroutine.create(function()\n"
-    "    local side = side_of(conn)\n"
-    "    if client then\n"
-    "      return auth.answer(side, KEY, legacy) and auth.deliver(side, KEY, legacy)\n"
-    "    end\n"
-    "    return auth.deliver(side, KEY, legacy) and auth.answer(side, KEY, legacy)\n"
+    "    if client then return connect(patient(conn), options, math.huge) end\n"
+    "    return listen(conn, options)\n"
     "  end)\n"
     "end\n"
     "function go_on()\n"
     "  local ok, good = coroutine.resume(thread)\n"
-    "  if not ok and tostring(good):find 'long message' then return true end\n"
-    "  if not ok then return false end\n"
-    "  if coroutine.status(thread) == 'dead' then return good end\n"
-    "end\n";
+    "  if ok and coroutine.status(thread) ~= 'dead' then return nil end\n"
+    "  good = ok and good or false\n"
+    "  if good and not proved then broken = 'a peer that proved nothing was believed' end\n"
+    "  if good and unknown then broken = 'a peer without the key was believed' end\n"
+    "  return good\n"
+    "end\n"
+    "local asked, old = '{sha256}' .. RANDOM, ('R'):rep(20)\n"
+    "local function answers(name) return '{' .. name .. '}' .. core.hmac(name, KEY, asked) end\n"
+    "words = {'#CHALLENGE#' .. asked, '#CHALLENGE#' .. old, '#CHALLENGE#{md5}' .. RANDOM,\n"
+    "  '#CHALLENGE#{sha3_384}' .. RANDOM, '#WELCOME#', '#FAILURE#', '#CHALLENGE#', '{}', '',\n"
+    "  answers 'sha256', answers 'sha384', answers 'sha3_256', answers 'md5',\n"
+    "  core.hmac('md5', KEY, asked), ('x'):rep(LIMIT), ('x'):rep(LIMIT + 1)}\n";
+
+static void fail(const char *what) {
+  fprintf(stderr, "fuzz_handshake: %s\n", what);
+  abort();
+}
 
 static void set_up(void) {
   L = luaL_newstate();
   if (!L) abort();
   luaL_openlibs(L);
   mplua_openlibs(L);
-  if (luaL_dostring(L, source)) {
-    fprintf(stderr, "fuzz_handshake: %s\n", lua_tostring(L, -1));
-    abort();
+  if (luaL_dostring(L, source)) fail(lua_tostring(L, -1));
+}
+
+static void call(int nargs, int nresults) {
+  if (lua_pcall(L, nargs, nresults, 0) != LUA_OK) fail(lua_tostring(L, -1));
+}
+
+static size_t allocated(void) {
+  if (__sanitizer_get_current_allocated_bytes) return __sanitizer_get_current_allocated_bytes();
+  struct mallinfo2 m = mallinfo2();
+  return m.uordblks + m.hblkhd;
+}
+
+/* Whether the handshake is over; aborts if what must hold does not. */
+static int go_on(size_t before) {
+  lua_getglobal(L, "go_on");
+  call(0, 1);
+  int over = !lua_isnil(L, -1);
+  lua_pop(L, 1);
+  if (lua_getglobal(L, "broken") != LUA_TNIL) fail(lua_tostring(L, -1));
+  lua_pop(L, 1);
+  if (allocated() > before + ROOM) fail("too much memory was taken");
+  return over;
+}
+
+/* Sends a piece, and with it maybe a descriptor.  A peer may be hung up on. */
+static void say(int fd, const uint8_t *data, size_t size, int descriptor) {
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof(int))];
+  } control = {.header = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+  struct iovec v = {(void *)(uintptr_t)data, size};
+  struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1};
+  if (size == 0) return;
+  if (descriptor) {
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    h.msg_control = &control;
+    h.msg_controllen = sizeof control;
   }
+  (void)!sendmsg(fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* The peer speaks until the handshake is over or the peer has gone. */
+static void converse(int fd, const uint8_t *data, size_t size, size_t before) {
+  const uint8_t *stream = data + HEAD, *end = data + size;
+  size_t piece = data[1];
+  int over = 0;
+  for (int i = 0; i < PIECES && stream < end && !over; i++) {
+    if (piece > (size_t)(end - stream) || i == PIECES - 1) piece = (size_t)(end - stream);
+    say(fd, stream, piece, i == 0 && data[0] & DESCRIPTOR);
+    over = go_on(before);
+    stream += piece;
+    piece = data[2] ? data[2] : (size_t)(end - stream);
+  }
+  shutdown(fd, SHUT_WR);
+  if (!over && !go_on(before)) fail("it waits for a peer that has gone");
 }
 
 /* The end of a pair of sockets becomes a connection, as accept makes one. */
@@ -77,27 +208,23 @@ static int push_connection(lua_State *S) {
   return 1;
 }
 
-static void call(int nargs, int nresults) {
-  if (lua_pcall(L, nargs, nresults, 0) == LUA_OK) return;
-  fprintf(stderr, "fuzz_handshake: %s\n", lua_tostring(L, -1));
-  abort();
+static void begin(int *fd, uint8_t flags) {
+  lua_pushcfunction(L, push_connection);
+  lua_pushlightuserdata(L, fd);
+  call(1, 1); /* stays at 1, to be closed */
+  lua_getglobal(L, "begin");
+  lua_pushvalue(L, 1);
+  lua_pushboolean(L, flags & CLIENT);
+  lua_pushboolean(L, flags & LEGACY);
+  lua_pushboolean(L, flags & STRANGER);
+  call(4, 0);
 }
 
-/* Whether the handshake is over; a peer that is believed is what must not be. */
-static int go_on(void) {
-  lua_getglobal(L, "go_on");
-  call(0, 1);
-  if (lua_toboolean(L, -1)) {
-    fprintf(stderr, "fuzz_handshake: a peer without the key was believed\n");
-    abort();
-  }
-  int over = !lua_isnil(L, -1);
-  lua_pop(L, 1);
-  return over;
-}
-
-static void say(int fd, const uint8_t *data, size_t size) {
-  if (size && send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size) return;
+/* The lowest number that is free: it goes up when a descriptor is left behind. */
+static int lowest_free(void) {
+  int fd = dup(STDERR_FILENO);
+  close(fd);
+  return fd;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -105,48 +232,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   int fds[2];
   if (size < HEAD || size > LONGEST) return 0;
   if (!L) set_up();
+  int lowest = lowest_free();
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) abort();
-  const uint8_t *stream = data + HEAD;
-  size_t len = size - HEAD, cut = len * data[1] / 255;
-  lua_getglobal(L, "begin");
-  lua_pushcfunction(L, push_connection);
-  lua_pushlightuserdata(L, &fds[0]);
-  call(1, 1);
-  lua_pushvalue(L, -1);
-  lua_insert(L, 1); /* to be closed */
-  lua_pushboolean(L, data[0] & CLIENT);
-  lua_pushboolean(L, data[0] & LEGACY);
-  call(3, 0);
-  say(fds[1], stream, cut);
-  int over = go_on();
-  say(fds[1], stream + cut, len - cut);
-  if (!over) over = go_on();
-  shutdown(fds[1], SHUT_WR);
-  if (!over) over = go_on();
-  if (!over) {
-    fprintf(stderr, "fuzz_handshake: it waits for a peer that has gone\n");
-    abort();
-  }
+  uint8_t *copy = fuzz_copy(data, size);
+  begin(&fds[0], data[0]);
+  converse(fds[1], copy, size, allocated());
   lua_getfield(L, 1, "close");
   lua_pushvalue(L, 1);
   call(1, 0);
   lua_settop(L, 0);
   close(fds[1]);
+  free(copy);
+  if (lowest_free() != lowest) fail("a descriptor was left behind");
   if (++tick % 1024 == 0) lua_gc(L, LUA_GCCOLLECT);
   return 0;
 }
 
 #ifdef FUZZ_MAIN
-/* What peers without the key may say: each is one message. */
-static const char *const words[] = {
-    "#CHALLENGE#{sha256}0123456789012345678901234567890123456789", "#CHALLENGE#01234567890123456789",
-    "#CHALLENGE#{md5}0123456789012345678901234567890123456789", "#WELCOME#", "#FAILURE#",
-    "{sha256}01234567890123456789012345678901", "0123456789012345", "{md5}0123456789012345",
-    "#CHALLENGE#", "{sha3_384}", "{}", "",
-};
-
-static size_t frame(uint8_t *out, const char *text) {
-  size_t n = strlen(text);
+static size_t frame(uint8_t *out, const char *text, size_t n) {
   out[0] = out[1] = 0;
   out[2] = (uint8_t)(n >> 8);
   out[3] = (uint8_t)n;
@@ -154,12 +257,21 @@ static size_t frame(uint8_t *out, const char *text) {
   return n + 4;
 }
 
+/* Words in any order, mostly with bytes changed. */
 static size_t make(uint8_t *out) {
   size_t n = HEAD;
-  out[0] = (uint8_t)rnd(4);
+  out[0] = (uint8_t)rnd(16);
   out[1] = (uint8_t)rnd(256);
-  for (uint64_t k = 1 + rnd(4); k > 0; k--)
-    n += frame(out + n, words[rnd(sizeof words / sizeof *words)]);
+  out[2] = rnd(2) ? 0 : (uint8_t)rnd(256);
+  lua_getglobal(L, "words");
+  for (uint64_t k = 1 + rnd(4); k > 0; k--) {
+    size_t len;
+    lua_rawgeti(L, -1, 1 + (lua_Integer)rnd((uint64_t)luaL_len(L, -1)));
+    const char *word = lua_tolstring(L, -1, &len);
+    n += frame(out + n, word, len);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
   for (uint64_t k = rnd(4); k > 0; k--) out[HEAD + rnd(n - HEAD)] = (uint8_t)rnd(256);
   return n;
 }
@@ -167,9 +279,10 @@ static size_t make(uint8_t *out) {
 int main(int argc, char **argv) {
   static uint8_t bytes[1 << 12];
   long rounds = fuzz_begin(argc, argv);
+  set_up();
   for (long i = 0; i < rounds; i++) LLVMFuzzerTestOneInput(bytes, make(bytes));
   printf("fuzz_handshake: %ld rounds\n", rounds);
-  if (L) lua_close(L);
+  lua_close(L);
   return 0;
 }
 #endif
