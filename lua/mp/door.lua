@@ -47,13 +47,16 @@ end
 -- Connections ----------------------------------------------------------------------------------------
 
 local function leave(self, client)
-  if client.gone then return end
+  if client.left then return end
+  client.left = true
   client.conn:close()
   self.clients[client], self.fds = nil, nil
-  client.out = {}
-  server.remove(client, false)
+  server.remove(client)
   client.holds = {}
 end
+
+-- Whether the last reply is still here: what has been sent counts as read.
+local function unread(client) return client.busy or client.out[1] ~= nil end
 
 -- Sends on what the client has not taken yet.
 local function flush(self, client)
@@ -74,7 +77,10 @@ local function flush(self, client)
         if not ok and not client.conn.closed then error(sent, 0) end
       end
     end
-    if not ok then return leave(self, client) end
+    if not ok then
+      client.busy = true -- this one has not been sent
+      return leave(self, client)
+    end
     busy = not sent
     if busy then break end
   end
@@ -84,8 +90,8 @@ end
 local function new_client(self, conn)
   local client = server.client_of(function(client, reply)
     client.out[#client.out + 1] = reply
-    if not client.busy then flush(self, client) end
-  end)
+    if not (client.busy or client.left) then flush(self, client) end
+  end, unread)
   client.conn, client.holds, client.out, client.busy = conn, {}, {}, false
   self.clients[client], self.fds = true, nil
 end
@@ -154,7 +160,7 @@ function Door:wait(timeout)
   local knock = #found == 0
   for _, i in ipairs(found) do
     local client = who[i]
-    if client and not client.gone then
+    if client and not client.left then
       if client.busy then flush(self, client) else receive(self, client) end
     end
     knock = knock or i == 2
@@ -165,7 +171,7 @@ end
 --- The next request that has come: client, message; or nil.
 function Door:next()
   local item = table.remove(self.inbox, 1)
-  while item and item[1].gone do item = table.remove(self.inbox, 1) end
+  while item and item[1].left do item = table.remove(self.inbox, 1) end
   if item then return item[1], item[2] end
 end
 

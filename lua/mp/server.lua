@@ -14,7 +14,7 @@ local unpack = table.unpack
 
 --- Seconds between two looks at who has died and what nobody refers to.
 local SLICE = 0.2
---- A look may take one part in so many of the time.
+--- To look at what nobody refers to may take one part in so many of a processor.
 local LOOK_SHARE = 50
 --- Seconds after which a method goes on that has yielded.
 local MOMENT = 1e-3
@@ -42,14 +42,17 @@ local server = {}
 --   of            token -> record, an ephemeron: what nobody reaches goes
 --   of_object     object of an own type -> record, weak
 --   ready         entries that go on; idle: runners without anything to do
+--   later         what is done once nothing is ready: functions that take something away from
+--                 a client, for which it must have been noted with it
 --   runners       set of all runners
 --   changed       something was done since the last look at what is referred to
 --   unsent        replies that are to be sent again
 --   timed         parked entry -> its deadline; nearest: no later than the first of these
 --   client, serial  whose request is being performed, if in_call
 -- A client has: word or conn, held (key -> function, called when it goes), parked (set of
--- entries), send(client, reply), seen (the serial of its last request); undo, undo_serial,
--- undo_arg: takes back what its last call was given; gone; holds, of connections.
+-- entries), send(client, reply), unread(client, serial): whether it has not taken that reply;
+-- seen, answered: serials of its last request and reply; undo, undo_serial, undo_arg: takes
+-- back what its last call was given; gone; holds, left, of connections.
 local here = nil
 
 -- Misuse --------------------------------------------------------------------------------------
@@ -81,6 +84,7 @@ end
 -- An entry in a list of waiters, for the request that is being performed.
 local function enlist(runner, list, timeout)
   local client = here.client
+  if client.gone then error(GONE, 0) end
   local entry = {
     runner = runner, list = list, client = client, serial = here.serial, offer = nil,
     on_gone = nil, done = false, result = nil,
@@ -202,39 +206,47 @@ end
 -- Clients -------------------------------------------------------------------------------------
 
 --- A client, which sends replies by `send`.
-function server.client_of(send)
-  return { parked = {}, held = {}, seen = 0, send = send, gone = false }
+function server.client_of(send, unread)
+  return { parked = {}, held = {}, seen = 0, send = send, unread = unread, gone = false }
+end
+
+-- Does something once nothing is ready to go on, one such thing after the other: until then
+-- who was woken may not have noted what it got.
+local function do_later(f, client, serial) here.later[#here.later + 1] = { f, client, serial } end
+
+local function end_wait(entry)
+  wake(entry, GONE)
+  if entry.on_gone then entry.on_gone() end
+end
+
+local function depart(client)
+  client.gone, here.changed = true, true
+  for entry in pairs(client.parked) do end_wait(entry) end
+  if client.undo and (client.answered ~= client.undo_serial or client:unread(client.undo_serial)) then
+    undo(client)
+  end
+  for _, release in pairs(client.held) do release(client) end
+  client.held = {}
+  if client.replies then client.replies:close() end
 end
 
 --- Takes a client away: its waits, what it holds, its last result when that was not read.
-function server.remove(client, unread)
-  client.gone = true
-  for entry in pairs(client.parked) do
-    wake(entry, GONE)
-    if entry.on_gone then entry.on_gone() end
-  end
-  if unread then undo(client) end
-  for _, release in pairs(client.held) do release(client) end
-  client.held = {}
-end
+function server.remove(client) do_later(depart, client) end
 
 -- Whether the reply to the last call of a dead process was never taken.
-local function unread(client)
-  local reply = client.replies:get(0)
-  while reply do
-    if reply[1] == client.undo_serial then return true end
-    reply = client.replies:get(0)
-  end
-  return false
+local function unread_by_process(client, serial)
+  local ok, reply
+  repeat
+    ok, reply = pcall(client.replies.get, client.replies, 0)
+  until not ok or not reply or reply[1] == serial
+  return ok and reply ~= nil
 end
 
 local function look_at_clients()
   for word, client in pairs(here.clients) do
     if not core.alive(word) then
       here.clients[word] = nil
-      local ok, is_unread = pcall(unread, client)
-      server.remove(client, ok and is_unread)
-      client.replies:close()
+      server.remove(client)
     end
   end
 end
@@ -299,7 +311,9 @@ end
 
 local function answer(client, serial, ...)
   here.in_call = "answer"
-  if not client.gone then client:send { serial, true, select("#", ...), ... } end
+  if client.gone then return end
+  client:send { serial, true, select("#", ...), ... }
+  client.answered = serial
 end
 
 local function operation(number, name)
@@ -334,21 +348,20 @@ function server.handle(client, m)
   here.in_call = false
 end
 
---- Ends a call that its client has given up: its wait, or its result, which is not read.
-function server.cancel(client, serial)
+local function cancel(client, serial)
   for entry in pairs(client.parked) do
-    if entry.serial == serial then
-      wake(entry, GONE)
-      if entry.on_gone then entry.on_gone() end
-    end
+    if entry.serial == serial then end_wait(entry) end
   end
   if client.undo_serial == serial then undo(client) end
 end
 
+--- Ends a call that its client has given up: its wait, or its result, which is not read.
+function server.cancel(client, serial) do_later(cancel, client, serial) end
+
 -- What processes ask the server itself, besides calls.
 local protocol = {
   hello = function(word, _, m)
-    local client = server.client_of(send_to_process)
+    local client = server.client_of(send_to_process, unread_by_process)
     client.word, client.replies = word, m[6]
     here.clients[word] = client
   end,
@@ -395,17 +408,20 @@ end
 local function tend(now)
   if now >= here.nearest then end_waits(now) end
   if now < here.next_look then return end
+  here.next_look = now + SLICE
   look_at_clients()
-  look_at_lives()
+  if now >= here.next_lives then
+    local cpu = os.clock() -- what others take of the processor meanwhile is no cost of ours
+    look_at_lives()
+    here.next_lives = now + (os.clock() - cpu) * LOOK_SHARE
+  end
   send_unsent()
   if not here.door and core.references(here.requests) == 1 then here.serving = false end
-  local cost = monotonic() - now
-  here.next_look = now + math.max(SLICE, cost * LOOK_SHARE)
 end
 
 -- Seconds until there is something else to do than to wait for requests.
 local function patience()
-  if here.ready[1] then return 0 end
+  if here.ready[1] or here.later[1] then return 0 end
   if here.nearest == math.huge then return SLICE end
   return math.max(0, math.min(here.nearest, here.next_look) - monotonic())
 end
@@ -438,7 +454,7 @@ local function serve()
     local client, message = nil, nil
     if door then client, message = door:next() end
     if client then server.handle(client, message) end
-    if here.ready[1] then
+    if here.ready[1] or here.later[1] then
       here.idle[#here.idle + 1] = running()
       yield(IDLE)
     end
@@ -472,7 +488,12 @@ end
 local function loop()
   while here.serving do
     local entry = table.remove(here.ready, 1)
-    step(entry, entry and entry.runner or table.remove(here.idle) or new_runner())
+    local act = not entry and table.remove(here.later, 1)
+    if act then
+      act[1](act[2], act[3])
+    else
+      step(entry, entry and entry.runner or table.remove(here.idle) or new_runner())
+    end
   end
 end
 
@@ -487,7 +508,7 @@ function server.run(options)
   here = {
     requests = requests, get = requests.get, put = requests.put, calls = options.calls, timeout = options.timeout,
     door = options.door, word = core.word(), number = 0, serving = true, clients = {},
-    records = weak "v", pinned = {}, of = weak "k", of_object = weak "k", idle = {}, ready = {},
+    records = weak "v", pinned = {}, of = weak "k", of_object = weak "k", idle = {}, ready = {}, later = {}, next_lives = 0,
     unsent = {}, runners = weak "k", timed = {}, nearest = math.huge, next_look = monotonic() + SLICE,
   }
   if options.prepare then options.prepare() end
