@@ -139,10 +139,14 @@ function queue.task_done(q)
   settle(q, 1)
 end
 
+-- Takes back a join whose answer was not read: what it would have told, it tells the next.
+local function unjoin(q) q.abandoned = "abandoned" end
+
 function queue.join(q, timeout)
   if q.unfinished > 0 and not park(q.joiners, timeout) then return false end
   local abandoned = q.abandoned
   q.abandoned = nil
+  if abandoned then server.undo(unjoin, q) end
   return true, abandoned
 end
 

@@ -10,20 +10,22 @@ local kinds, makers = served.kinds, served.makers
 -- Locks -----------------------------------------------------------------------------------------
 
 -- A lock: owner, a client; depth (of an RLock); again, whether it is one; dead: its owner
--- died. give_up is called when the owner goes.
+-- died; told: the owner was told so. give_up is called when the owner goes.
 local lock = {}
 kinds.lock = lock
 
 local give
 
--- Takes back an acquire whose answer was not read.
+-- Takes back an acquire whose answer was not read: what it would have told, it tells the next.
 local function ungive(l, client)
-  if l.owner == client then give(l) end
+  if l.owner ~= client then return end
+  l.dead = l.dead or l.told
+  give(l)
 end
 
 local function take(l, client)
   local dead = l.dead
-  l.owner, l.depth, l.dead = client, 1, nil
+  l.owner, l.depth, l.dead, l.told = client, 1, nil, dead
   client.held[l] = l.give_up
   return dead and "abandoned" or nil
 end

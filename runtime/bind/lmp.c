@@ -338,12 +338,11 @@ static int l_alive(lua_State *L) {
   return 1;
 }
 
-/* core.references(handle): how many there are to its object, or more; never too few */
+/* core.references(handle): how many there are to its object, or more; 1 is never too few */
 static int l_references(lua_State *L) {
   struct lmp_handle *h = lua_touserdata(L, 1);
   luaL_argcheck(L, lmp_kind(L, 1) >= 0 && h->obj, 1, "a shared object expected");
-  struct mp_block *b = mp_at(h->obj);
-  lua_pushinteger(L, atomic_load_explicit(&b->count, memory_order_relaxed));
+  lua_pushinteger(L, mp_references(h->obj, lmp_member(L)));
   return 1;
 }
 

@@ -114,10 +114,12 @@ bool mp_leaving(uint32_t word) {
 
 /* ---- slots -------------------------------------------------------------------- */
 
-/* A slot in state BORN, its fields empty; 0 when all are taken. */
+/* A slot in state BORN, its fields empty; 0 when all are taken.  Slots are given back outside
+ * the family lock too, so the hint may be wrong. */
 static uint32_t take_slot(uint32_t *word) {
-  uint32_t i = family()->first_free;
-  for (i = i ? i : 1; i < MP_SLOTS; i++) {
+  uint32_t from = family()->first_free;
+  for (uint32_t k = 0; k < MP_SLOTS - 1; k++) {
+    uint32_t i = ((from ? from - 1 : 0) + k) % (MP_SLOTS - 1) + 1;
     struct mp_slot *s = slot_at(i);
     uint32_t old = atomic_load(&s->word), gen = ((old >> 3) + 1) & GENERATIONS;
     if ((old & 7) != FREE) continue;
@@ -133,7 +135,6 @@ static uint32_t take_slot(uint32_t *word) {
     family()->first_free = i + 1;
     return i;
   }
-  family()->first_free = 1;
   return 0;
 }
 
@@ -361,6 +362,16 @@ void mp_drop(uint32_t entry, struct mp_member *me) {
   mp_family_unlock();
 }
 
+uint32_t mp_references(mp_ref obj, struct mp_member *me) {
+  struct mp_block *b = mp_at(obj);
+  uint32_t n = atomic_load_explicit(&b->count, memory_order_relaxed);
+  if (n > 1) return n;
+  mp_family_lock(me); /* somebody may be counting anew */
+  n = atomic_load_explicit(&b->count, memory_order_relaxed);
+  mp_family_unlock();
+  return n;
+}
+
 /* Calls fn on every entry of a slot's set that names an object. */
 static void each_entry(struct mp_slot *s, void (*fn)(struct mp_entry *x, void *arg), void *arg) {
   mp_ref r = atomic_load_explicit(&s->refs, memory_order_acquire);
@@ -457,26 +468,38 @@ static void give_back(struct mp_slot *s, uint32_t word, struct mp_member *me, bo
   mp_idle(me);
 }
 
-/* untidy: set when a collection should follow; NULL: it does. */
-static void bury_locked(uint32_t word, struct mp_member *me, bool *untidy) {
+/* seen: the slot's word when its process was found dead.  One whose parent died may live
+ * and confirm at any moment until the word changes; then nothing happens here: false.
+ * untidy: set when a collection should follow; NULL: it does. */
+static bool bury_locked(uint32_t word, uint32_t seen, struct mp_member *me, bool *untidy) {
   struct mp_slot *s = slot_of(word);
+  if (!atomic_compare_exchange_strong(&s->word, &seen, slot_word(DEAD, word >> 12))) return false;
   if (untidy && atomic_load(&s->busy) != 0) *untidy = true;
-  atomic_store(&s->word, slot_word(DEAD, word >> 12));
   atomic_fetch_add(&family()->deaths, 1);
   give_back(s, word, me, untidy != NULL);
   free_slot(mp_word_slot(word));
+  return true;
+}
+
+/* A child that was never there: its parent could not fork. */
+static void bury_unborn(uint32_t word, struct mp_member *me) {
+  bool untidy;
+  (void)bury_locked(word, slot_word(BORN, word >> 12), me, &untidy);
 }
 
 /* Under the family lock: what became of `word`'s slot, buried if it is dead. */
 static void settle(uint32_t word, struct mp_member *me, int *exit, bool *untidy) {
   struct mp_slot *s = slot_of(word);
-  uint32_t sw = atomic_load(&s->word), state = sw & 7;
-  if ((sw >> 3 & GENERATIONS) != word >> 12) return;
-  if (state == DONE) {
-    if (exit) *exit = atomic_load(&s->exit);
-    free_slot(mp_word_slot(word));
-  } else if (state == DEAD || ((state == LIVE || state == BORN) && !mp_alive(word))) {
-    bury_locked(word, me, untidy);
+  for (;;) {
+    uint32_t sw = atomic_load(&s->word), state = sw & 7;
+    if ((sw >> 3 & GENERATIONS) != word >> 12) return;
+    if (state == DONE) {
+      if (exit) *exit = atomic_load(&s->exit);
+      free_slot(mp_word_slot(word));
+      return;
+    }
+    bool dead = state == DEAD || ((state == LIVE || state == BORN) && !mp_alive(word));
+    if (!dead || bury_locked(word, sw, me, untidy)) return;
   }
 }
 
@@ -704,17 +727,19 @@ int mp_member_open(struct mp_member *m, const char *name) {
   return 0;
 }
 
-/* The slot's last state is written when everything was given back: DONE with the exit
- * code for a parent to read, or FREE. */
+/* The slot's last state is written when everything was given back, the family lock too (the
+ * owner of a lock that is not LIVE would be taken for dead): DONE with the exit code for a
+ * parent to read, or FREE. */
 void mp_member_close(struct mp_member *m, int exit) {
   if (!m->slot) return;
   if (!m->stranger && m->pid == getpid()) {
     mp_family_lock(m);
     give_back(m->slot, m->word, m, true);
     atomic_store(&m->slot->exit, exit);
-    if (exit >= 0) atomic_store(&m->slot->word, slot_word(DONE, m->word >> 12));
     mp_family_unlock();
-    if (exit < 0) {
+    if (exit >= 0) {
+      atomic_store(&m->slot->word, slot_word(DONE, m->word >> 12));
+    } else {
       record_lock(mp_word_slot(m->word), F_UNLCK);
       free_slot(mp_word_slot(m->word));
     }
@@ -744,7 +769,6 @@ static int copy_set(struct mp_member *m, uint32_t word) {
 }
 
 static int bear(struct mp_member *m, const char *name, uint32_t *word) {
-  bool untidy;
   mp_family_lock(m);
   uint32_t i = take_slot(word);
   int e = i ? 0 : EAGAIN;
@@ -754,7 +778,7 @@ static int bear(struct mp_member *m, const char *name, uint32_t *word) {
     mp_busy(m);
     e = copy_set(m, *word);
     mp_idle(m);
-    if (e) bury_locked(*word, m, &untidy);
+    if (e) bury_unborn(*word, m);
   }
   mp_family_unlock();
   return e;
@@ -785,7 +809,6 @@ static void note_pid(struct mp_slot *s, uint32_t word, pid_t pid) {
 }
 
 int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *word) {
-  bool untidy;
   int e = bear(m, name, word);
   if (e == EAGAIN || e == ENOMEM) { /* the dead may hold slots and memory */
     mp_collect(m);
@@ -803,7 +826,7 @@ int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *
   }
   if (p < 0) {
     mp_family_lock(m);
-    bury_locked(*word, m, &untidy);
+    bury_unborn(*word, m);
     mp_family_unlock();
     return e;
   }

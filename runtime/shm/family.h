@@ -129,6 +129,8 @@ int mp_refer(mp_ref obj, struct mp_member *me, uint32_t *entry);
 int mp_refer_locked(mp_ref obj, struct mp_member *me, uint32_t *entry);
 /* The same for a string that names an object by serial: ESTALE when it is gone. */
 int mp_refer_serial(mp_ref obj, uint64_t serial, struct mp_member *me, uint32_t *entry);
+/* How many references there are to `obj`, or more; 1 is never too few.  No lock held. */
+uint32_t mp_references(mp_ref obj, struct mp_member *me);
 /* Drops a reference; the last one destroys the object.  No lock held. */
 void mp_drop(uint32_t entry, struct mp_member *me);
 void mp_drop_locked(uint32_t entry, struct mp_member *me);

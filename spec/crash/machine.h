@@ -147,16 +147,20 @@ static inline long crash_trace(void (*op)(void)) {
   return way.n;
 }
 
-/* Runs op for k instructions in a process of its own, then kills it.  1: it was killed
- * inside, 0: it came to its end, -1: there is no tracing here. */
-static inline int crash(void (*op)(void), long k) {
-  struct child c = crash_begin(op);
-  if (c.pid < 0) return -1;
+/* Runs op for k instructions in a process of its own; false: it came to its end before. */
+static inline bool crash_reach(void (*op)(void), long k, struct child *c) {
+  *c = crash_begin(op);
   long from = k < way.n ? (long)way.anchor[k] : 0;
-  bool alive = from == 0 || crash_go(c.pid, way.trace[from]);
-  for (long i = from; alive && i < k; i++) alive = crash_step(c.pid);
-  crash_end(c, alive, k);
+  bool alive = from == 0 || crash_go(c->pid, way.trace[from]);
+  for (long i = from; alive && i < k; i++) alive = crash_step(c->pid);
   return alive;
+}
+
+/* The same, then kills it. */
+static inline void crash(void (*op)(void), long k) {
+  struct child c;
+  bool alive = crash_reach(op, k, &c);
+  crash_end(c, alive, k);
 }
 
 /* Inside a string instruction, which is stepped byte by byte: one point in 2,048 is enough. */
@@ -176,7 +180,7 @@ static inline long wanted_points(long length) {
 static inline bool crash_waits(long k, void (*prepare)(void), void (*op)(void), void (*check)(void)) {
   for (int tries = 0; tries < 3; tries++) {
     if (prepare) prepare();
-    (void)crash(op, k);
+    crash(op, k);
     double began = crash_now();
     check();
     if (crash_now() - began <= PATIENCE) return false;
@@ -207,7 +211,7 @@ static inline void crash_at(const char *name, long wanted, void (*prepare)(void)
     points++;
     running_point = k;
     if (prepare) prepare();
-    (void)crash(op, k);
+    crash(op, k);
     double checking = crash_now();
     check();
     if (crash_now() - checking > PATIENCE && crash_waits(k, prepare, op, check)) {
@@ -216,6 +220,41 @@ static inline void crash_at(const char *name, long wanted, void (*prepare)(void)
     }
   }
   printf("%-36s %7ld kill points of %7ld %4d violations %7.1f s\n", name, points, length,
+         failed - bad, crash_now() - began);
+  running = "";
+  running_point = 0;
+}
+
+/* The other way round: op is not killed but stopped after k instructions; look(its process)
+ * sees what it has done so far, and may have others go on; then op goes on to its end, and
+ * check(). */
+static inline void stop_all(const char *name, void (*prepare)(void), void (*op)(void),
+                            void (*look)(struct child), void (*check)(void)) {
+  double began = crash_now();
+  int bad = failed;
+  running = name;
+  crash_pin();
+  prepare();
+  long length = crash_trace(op), points = 0;
+  check();
+  if (length < 0) {
+    printf("%s: no tracing here, stops are left out\n", name);
+    return;
+  }
+  long wanted = wanted_points(length), step = wanted >= length ? 1 : length / wanted + 1;
+  for (long k = step > 1 ? step : 0; k < length; k += step, points++) {
+    if (crash_repeats(k)) continue;
+    running_point = k;
+    prepare();
+    struct child c;
+    bool alive = crash_reach(op, k, &c);
+    look(c);
+    if (alive) ptrace(PTRACE_DETACH, c.pid, NULL, NULL);
+    if (alive) waitpid(c.pid, NULL, 0);
+    mp_bury(c.word, &me, NULL);
+    check();
+  }
+  printf("%-36s %7ld stops of %7ld %4d violations %7.1f s\n", name, points, length,
          failed - bad, crash_now() - began);
   running = "";
   running_point = 0;
