@@ -31,6 +31,9 @@ function mp.Pool(...) return require "mp.pool".Pool(...) end
 --- Cuts a text file into ranges of whole lines, see mp.ranges.
 function mp.file_ranges(...) return require "mp.ranges".file_ranges(...) end
 
+--- What is in the shared memory right now, see mp.arena.
+function mp.arena() return require "mp.arena"() end
+
 --- Waits for connections at an address, see mp.listener.
 function mp.Listener(...) return require "mp.listener".Listener(...) end
 

@@ -294,7 +294,7 @@ bool lmp_pause(lua_State *L, struct mp_member *me) {
 /* ---- mp.core -------------------------------------------------------------------------------- */
 
 /* arena() -> what is in the shared memory: bytes `cap`, `used`, `resident`, number of
- * `objects`, and `kinds[name]` = number for each kind of block. */
+ * `objects`, and for each kind of block its number `kinds[name]` and `bytes[name]`. */
 static int l_arena(lua_State *L) {
   static const char *const parts[MP_KINDS] = {
       [MP_KIND_PIPE] = "pipe", [MP_KIND_POOL] = "pool", [MP_KIND_FUNCTION] = "function",
@@ -305,15 +305,19 @@ static int l_arena(lua_State *L) {
   struct mp_arena_stats s;
   lua_Integer objects = 0;
   mp_arena_stats(&s, me->word);
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 6);
+  lua_createtable(L, 0, 8);
   lua_createtable(L, 0, 8);
   for (int k = MP_KIND_QUEUE; k < MP_KINDS; k++) {
     const char *name = parts[k] ? parts[k] : kind_names[k];
     if (k < MP_KIND_OBJECTS) objects += (lua_Integer)s.blocks[k];
     if (!name || s.blocks[k] == 0) continue;
     lua_pushinteger(L, (lua_Integer)s.blocks[k]);
+    lua_setfield(L, -3, name);
+    lua_pushinteger(L, (lua_Integer)s.bytes[k]);
     lua_setfield(L, -2, name);
   }
+  lua_setfield(L, -3, "bytes");
   lua_setfield(L, -2, "kinds");
   lua_pushinteger(L, (lua_Integer)s.cap);
   lua_setfield(L, -2, "cap");

@@ -433,6 +433,7 @@ void lmp_open_process(lua_State *L) {
     lua_setfield(L, -2, "exit");
   }
   lmp_open_wait(L);
+  lmp_open_inspect(L);
   lmp_open_nursery(L);
   lmp_program_open(L);
 }

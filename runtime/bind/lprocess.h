@@ -88,6 +88,7 @@ int lmp_closing(lua_State *L);
 
 /* Fills the core table on top with sleep, poll, monotonic. */
 void lmp_open_wait(lua_State *L);
+void lmp_open_inspect(lua_State *L);
 
 /* In a new nursery or worker, all signals blocked.  mask: the signal mask of its parent;
  * what its own is to be. */
