@@ -508,7 +508,8 @@ function server.run(options)
   here = {
     requests = requests, get = requests.get, put = requests.put, calls = options.calls, timeout = options.timeout,
     door = options.door, word = core.word(), number = 0, serving = true, clients = {},
-    records = weak "v", pinned = {}, of = weak "k", of_object = weak "k", idle = {}, ready = {}, later = {}, next_lives = 0,
+    records = weak "v", pinned = {}, of = weak "k", of_object = weak "k", idle = {}, ready = {}, later = {},
+    next_lives = 0,
     unsent = {}, runners = weak "k", timed = {}, nearest = math.huge, next_look = monotonic() + SLICE,
   }
   if options.prepare then options.prepare() end

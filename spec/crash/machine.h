@@ -23,6 +23,8 @@
 /* How many kill points of an operation are tried, spread over all of it.
  * MPLUA_KILL_POINTS asks for another number, or "all". */
 #define KILL_POINTS 20
+/* Points of an operation where a second kill, during the recovery, is tried too. */
+#define PAIRS 3
 /* Instructions of an operation, at most. */
 #define TRACE_MAX (1 << 20)
 /* Seconds that a check may take: whoever waits for a dead one waits a slice or two. */
@@ -188,6 +190,24 @@ static inline bool crash_waits(long k, void (*prepare)(void), void (*op)(void), 
   return true;
 }
 
+static void recover(void) { mp_collect(&me); }
+
+/* A second kill, of whoever comes after the first one and finds what it left. */
+static inline void crash_pairs(void (*prepare)(void), void (*op)(void), void (*check)(void)) {
+  static const long second[] = {20, 150, 500, 1000, 2000, 4000};
+  long length = way.n;
+  for (long i = 1; i <= PAIRS; i++)
+    for (size_t j = 0; j < sizeof second / sizeof *second; j++) {
+      running_point = -(length * i / (PAIRS + 1) & ~1l); /* even: nobody has buried it */
+      if (prepare) prepare();
+      crash(op, -running_point);
+      way.n = 0; /* this way is not known */
+      crash(recover, second[j]);
+      way.n = length;
+      check();
+    }
+}
+
 /* prepare(); op in a process that is killed; check(): for `wanted` kill points spread over
  * all of the operation. */
 static inline void crash_at(const char *name, long wanted, void (*prepare)(void),
@@ -219,6 +239,7 @@ static inline void crash_at(const char *name, long wanted, void (*prepare)(void)
       printf("%s: the check after kill point %ld has to wait\n", name, k);
     }
   }
+  crash_pairs(prepare, op, check);
   printf("%-36s %7ld kill points of %7ld %4d violations %7.1f s\n", name, points, length,
          failed - bad, crash_now() - began);
   running = "";
