@@ -473,3 +473,36 @@ for _, kind in ipairs { "Queue", "JoinableQueue" } do
     end)
   end)
 end
+
+describe("a manager's Lock", function()
+  -- Whether a process waits for a reply, which is a queue of its own.
+  local function is_waiting(pid)
+    for _, p in ipairs(mp.arena().processes) do
+      if p.pid == pid then return p.waits == "get" end
+    end
+  end
+
+  it("tells the next that its owner died, when who was told died before it knew", function()
+    local manager <close> = mp.Manager()
+    local lock, up = manager:Lock(), mp.Event()
+    local owner = start(function()
+      lock:acquire()
+      up:set()
+      mp.sleep(100)
+    end)
+    assert.is_true(up:wait(10))
+    local told = start(function()
+      lock:acquire()
+      mp.sleep(100)
+    end)
+    assert.is_true(T.wait_until(function() return is_waiting(told.pid) end, 10))
+    T.shell("kill -STOP " .. told.pid)
+    for _, p in ipairs { owner, told } do
+      p:kill()
+      assert(p:join(10))
+      p:close()
+      mp.sleep(0.5) -- the server looks, and gives the lock to the next
+    end
+    assert.same({ true, "abandoned" }, { lock:acquire(10) })
+  end)
+end)
