@@ -472,6 +472,25 @@ static void see_barrier(void) {
   CHECK(mp_barrier_turn(b) << 32 == 0 && atomic_load(&b->next) == 0);
 }
 
+static struct mp_event *an_event(void) { return mp_at(w.event); }
+
+static void prepare_event(void) { mp_event_clear(an_event()); }
+
+/* Somebody waits, another one sets it: either may be killed. */
+static void op_event_wait(void) {
+  struct mp_look look = {0};
+  (void)mp_event_wait(an_event(), mp_event_turns(an_event()), mp_deadline(2e-3), &look);
+}
+static void op_event_set(void) { mp_event_set(an_event()); }
+
+static void see_event(void) {
+  struct mp_look look = {0};
+  uint32_t turns = mp_event_turns(an_event());
+  mp_event_set(an_event());
+  CHECK(mp_event_wait(an_event(), turns, SOON, &look) == 0);
+  mp_collect(&me);
+}
+
 int main(void) {
   if (mp_member_open(&me, "main") != 0) return 1;
   mp_sync_kinds();
@@ -491,6 +510,8 @@ int main(void) {
   crash_all("semaphore", NULL, op_semaphore, see_semaphore);
   crash_all("condition", NULL, op_condition, see_condition);
   crash_all("barrier", NULL, op_barrier, see_barrier);
+  crash_all("event, wait", prepare_event, op_event_wait, see_event);
+  crash_all("event, set", prepare_event, op_event_set, see_event);
   drop_world();
   mp_member_close(&me, -1);
   return report("sync_check");
