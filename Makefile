@@ -49,8 +49,10 @@ LIBS := -ldl -lm -lpthread
 
 CORE_SRC := $(sort $(wildcard runtime/os/*.c runtime/shm/*.c runtime/ipc/*.c))
 MODULE_SRC := $(CORE_SRC) $(sort $(wildcard runtime/bind/*.c)) runtime/mplua.c
+HOST_SRC := $(sort $(wildcard runtime/host/*.c))
 MODULE_OBJ := $(MODULE_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
-LIB_OBJ := $(MODULE_OBJ) $(BUILD)/obj/runtime/command.o $(BUILD)/obj/runtime/prompt.o
+LIB_OBJ := $(MODULE_OBJ) $(HOST_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/runtime/command.o \
+  $(BUILD)/obj/runtime/prompt.o
 MAIN_OBJ := $(BUILD)/obj/runtime/main.o $(BUILD)/obj/runtime/heap.o
 LUA_SRC := $(sort $(shell find lua -name '*.lua' 2>/dev/null))
 

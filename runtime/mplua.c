@@ -101,6 +101,8 @@ void mplua_openlibs(lua_State *L) {
   lua_pop(L, 1);
 }
 
+int mplua_version(void) { return MPLUA_VERSION_NUM; }
+
 /* Pushes the core's `shutdown`; false, and nothing is pushed, when this state has
  * nothing to shut down. */
 static int push_shutdown(lua_State *L) {

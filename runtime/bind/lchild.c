@@ -6,8 +6,8 @@
  */
 #include "lprocess.h"
 #include "../os/fd.h"
+#include "../os/stdio.h"
 #include <stdio.h>
-#include <stdio_ext.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -108,15 +108,6 @@ static int settle(struct lmp_start *s, int status) {
 
 /* ---- life -------------------------------------------------------------------------- */
 
-/* What stdio holds is the parent's: input that it has read ahead, output that it could
- * not write.  A stream that was not used is not touched: that would copy its page. */
-static void forget_stdio(void) {
-  if (__fbufsize(stdin)) __fpurge(stdin);
-  if (feof(stdin) || ferror(stdin)) clearerr(stdin);
-  if (__fpending(stdout)) __fpurge(stdout);
-  if (__fpending(stderr)) __fpurge(stderr);
-}
-
 /* A collection writes to every object and so copies every page that is shared with the
  * parent: the child may allocate as much again before it has one. */
 static void put_off_collection(lua_State *L) {
@@ -140,7 +131,7 @@ static void set_up(struct lmp_start *s) {
     mp_member_close(s->member, 1);
     _exit(1);
   }
-  forget_stdio();
+  mp_stdio_forget();
 }
 
 static void adopt(struct lmp_start *s) {
@@ -159,7 +150,7 @@ static void adopt(struct lmp_start *s) {
 }
 
 void lmp_child_run(struct lmp_start *s) {
-  mp_birth_bind(&s->birth, s->parent);
+  mp_birth_bind(&s->birth, s->parent, &s->mask);
   set_up(s);
   adopt(s);
   put_off_collection(s->co);

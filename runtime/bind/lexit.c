@@ -79,8 +79,10 @@ static void on_exit_of_process(int status, void *unused) {
     _exit(status & 0xff);
   }
   for (p = programs; p; p = p->next)
-    if (here(p)) (void)lmp_program_end(p, LMP_NO_CODE);
+    if (here(p) && !p->hidden) (void)lmp_program_end(p, LMP_NO_CODE);
 }
+
+void lmp_program_hide(lua_State *L) { lmp_program(L)->hidden = true; }
 
 int lmp_exit(lua_State *L) {
   if (lua_isboolean(L, 1)) exit(lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE);

@@ -7,6 +7,7 @@
 #include "lmp.h"
 #include <errno.h>
 #include <lualib.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +29,14 @@ static const char *const kind_names[LMP_KINDS] = {
 };
 
 const char *lmp_kind_name(int kind) { return kind_names[kind]; }
-void lmp_opener_set(int kind, const struct lmp_opener *o) { openers[kind] = *o; }
+
+/* Every state sets the same; under a lock, since states may be opened side by side. */
+void lmp_opener_set(int kind, const struct lmp_opener *o) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_mutex_lock(&lock);
+  if (openers[kind].size != o->size) openers[kind] = *o;
+  pthread_mutex_unlock(&lock);
+}
 
 /* ---- the member ---------------------------------------------------------------- */
 
@@ -44,27 +52,29 @@ struct mp_member *lmp_member_if(lua_State *L) {
   return m && m->slot ? m : NULL;
 }
 
-static struct mp_member *join_family(lua_State *L) {
+static struct mp_member *join_family(lua_State *L, const char *name) {
   struct mp_member *m = lua_newuserdatauv(L, sizeof *m, 0);
   memset(m, 0, sizeof *m);
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, close_member);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
-  int e = mp_member_open(m, "MainProcess");
+  int e = mp_member_open(m, name);
   if (e == EAGAIN) luaL_error(L, "cannot join the family: it has %d processes already", MP_SLOTS - 1);
   if (e) lmp_fail(L, e, "make the shared memory");
   lua_rawsetp(L, LUA_REGISTRYINDEX, member_key);
   return m;
 }
 
-struct mp_member *lmp_member(lua_State *L) {
+struct mp_member *lmp_member_as(lua_State *L, const char *name) {
   struct mp_member *m = lmp_member_if(L);
-  if (!m) m = join_family(L);
+  if (!m) m = join_family(L, name);
   if (m->stranger)
     luaL_error(L, "this process was forked by other means than mp: mp cannot be used in it");
   return m;
 }
+
+struct mp_member *lmp_member(lua_State *L) { return lmp_member_as(L, "MainProcess"); }
 
 /* ---- types ---------------------------------------------------------------------- */
 

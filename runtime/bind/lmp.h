@@ -45,6 +45,8 @@ void *lmp_check(lua_State *L, int idx, int kind);
 
 /* The member of this state; joins the family at the first call.  Raises. */
 struct mp_member *lmp_member(lua_State *L);
+/* The same; `name` is what others see of it if it has to join. */
+struct mp_member *lmp_member_as(lua_State *L, const char *name);
 /* The same without joining: NULL when this state has not joined. */
 struct mp_member *lmp_member_if(lua_State *L);
 
@@ -111,6 +113,9 @@ int lmp_full(lua_State *L);
  * the main one carries them, and looks around for the dead.  Raises.  Hold
  * nothing.  True when Lua code ran. */
 bool lmp_pause(lua_State *L, struct mp_member *me);
+
+/* mp.Queue(maxsize) */
+int lmp_new_queue(lua_State *L);
 
 /* luaopen of the parts; each fills the table on top of the stack (mp.core) with its
  * constructors and functions. */

@@ -5,6 +5,7 @@
  */
 #include "lprocess.h"
 #include "../os/fd.h"
+#include "../os/stdio.h"
 #include <errno.h>
 #include <lualib.h>
 #include <poll.h>
@@ -150,8 +151,9 @@ static int start(struct lmp_start *s, pid_t *pid, uint32_t *word) {
   s->told = mp_birth_risky(&s->birth);
   int e = s->told ? mp_trouble_open(s->trouble) : 0;
   if (e) return e;
-  fflush(NULL);
+  mp_stdio_flush();
   s->parent = getpid();
+  s->birth.by_thread = gettid() != s->parent;
   s->parent_word = s->member->word;
   sigfillset(&all);
   (void)pthread_sigmask(SIG_SETMASK, &all, &s->mask);

@@ -19,6 +19,7 @@
  * member: of a child; NULL in a main program, which may not have joined.
  * pid, thread: where it belongs.
  * child: started by mp.Process.  parent, parent_word: of a child.
+ * hidden: from exit(3).
  * over: its end has begun.   joined: it has had a start, hence a good sentinel.
  * sentinel: the newest object whose collection means that the state is closed. */
 enum { LMP_END = 1, LMP_BASE, LMP_NEXT_CO, LMP_NEXT_END };
@@ -28,13 +29,16 @@ struct lmp_program {
   pid_t pid, parent;
   uint32_t parent_word;
   pthread_t thread;
-  bool child, over, joined;
+  bool child, over, joined, hidden;
   const void *sentinel;
   struct lmp_program *next; /* the programs of this process */
 };
 
 struct lmp_program *lmp_program(lua_State *L);
 void lmp_push_core(lua_State *L);
+/* What the library makes and ends itself is not ended by exit(3), which another thread may
+ * call. */
+void lmp_program_hide(lua_State *L);
 /* Makes the program of this state, `core` table on top; watches for exit(3). */
 void lmp_program_open(lua_State *L);
 /* Before a start, in a member of the family: makes next_co and next_end if there are

@@ -449,7 +449,7 @@ static int make(lua_State *L, int kind) {
 }
 
 /* Three functions, not one under three names: messages find a name by the address. */
-static int l_queue(lua_State *L) { return make(L, MP_KIND_QUEUE); }
+int lmp_new_queue(lua_State *L) { return make(L, MP_KIND_QUEUE); }
 static int l_joinable(lua_State *L) { return make(L, MP_KIND_QUEUE); }
 static int l_simple(lua_State *L) { return make(L, MP_KIND_QUEUE); }
 static int l_lifo(lua_State *L) { return make(L, MP_KIND_LIFO); }
@@ -474,7 +474,7 @@ static const luaL_Reg metamethods[] = {
     {"__gc", l_close}, {"__close", l_close}, {"__tostring", l_tostring}, {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
-    {"Queue", l_queue},         {"JoinableQueue", l_joinable},    {"SimpleQueue", l_simple},
+    {"Queue", lmp_new_queue},   {"JoinableQueue", l_joinable},    {"SimpleQueue", l_simple},
     {"LifoQueue", l_lifo},      {"PriorityQueue", l_priority}, {NULL, NULL}};
 
 void lmp_open_queue(lua_State *L) {

@@ -64,14 +64,37 @@ static int put_streams(const struct mp_birth *b) {
 
 /* ---- births ---------------------------------------------------------------------- */
 
-/* The signal of a parent's death is asked for first and the parent looked at then:
- * one that died in between is seen. */
-void mp_birth_bind(const struct mp_birth *b, pid_t parent) {
+/* The kernel sends the signal of a parent's death when the THREAD that forked ends, and
+ * again with each thread that then stands in for it.  The first thread of a process ends
+ * with it, nearly always: SIGKILL, which nothing keeps off.  A child of another thread
+ * gets a signal that it can look into: is the parent still there? */
+#define ORPHAN_SIGNAL (SIGRTMAX - 1)
+static pid_t bound_to;
+
+static void on_orphan(int sig) {
+  (void)sig;
+  if (getppid() != bound_to) (void)kill(getpid(), SIGKILL);
+}
+
+static void bind_to_process(pid_t parent, sigset_t *mask) {
+  struct sigaction a;
+  sigemptyset(&a.sa_mask);
+  a.sa_handler = on_orphan;
+  a.sa_flags = SA_RESTART;
+  bound_to = parent;
+  (void)sigaction(ORPHAN_SIGNAL, &a, NULL);
+  sigdelset(mask, ORPHAN_SIGNAL);
+}
+
+/* The signal is asked for first and the parent looked at then: one that died in between
+ * is seen. */
+void mp_birth_bind(const struct mp_birth *b, pid_t parent, sigset_t *mask) {
   if (b->detach) {
     (void)setsid();
     return;
   }
-  (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (b->by_thread) bind_to_process(parent, mask);
+  (void)prctl(PR_SET_PDEATHSIG, b->by_thread ? ORPHAN_SIGNAL : SIGKILL);
   if (getppid() != parent) _exit(128 + SIGKILL);
 }
 
@@ -79,7 +102,8 @@ void mp_birth_signals(void) {
   struct sigaction a;
   for (int sig = 1; sig < _NSIG; sig++) {
     if (sigaction(sig, NULL, &a) != 0) continue;
-    if (!(a.sa_flags & SA_SIGINFO) && (a.sa_handler == SIG_DFL || a.sa_handler == SIG_IGN))
+    if (!(a.sa_flags & SA_SIGINFO) &&
+        (a.sa_handler == SIG_DFL || a.sa_handler == SIG_IGN || a.sa_handler == on_orphan))
       continue;
     a.sa_handler = SIG_DFL;
     a.sa_flags = 0;

@@ -11,12 +11,13 @@
 
 /* What a child is born with.
  * detach: it does not die with its parent and has a session of its own.
+ * by_thread: another thread than the first one of the parent forks it.
  * stream: descriptors that become its 0, 1 and 2; -1: as the parent's, but /dev/null
  *   for 0.  Above 2, close-on-exec, the parent's to close after the fork.
  * cpus: the processors that it may use, when `pinned`.
  * nice: added to its niceness.   memory: limit of its private memory, 0 none. */
 struct mp_birth {
-  bool detach;
+  bool detach, by_thread;
   bool pinned;
   int stream[3];
   int nice;
@@ -38,8 +39,9 @@ int mp_birth_copy(struct mp_birth *b, int i, int fd);
 void mp_birth_close(struct mp_birth *b);
 
 /* In the child, first of all: it dies with `parent` unless detached.  Does not return
- * when the parent has died already. */
-void mp_birth_bind(const struct mp_birth *b, pid_t parent);
+ * when the parent has died already.  *mask, which the child will have, is changed to let
+ * the news of that through. */
+void mp_birth_bind(const struct mp_birth *b, pid_t parent, sigset_t *mask);
 /* In the child, all signals blocked: every signal that has a handler goes back to its
  * default; what is ignored stays ignored. */
 void mp_birth_signals(void);

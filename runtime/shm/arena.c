@@ -75,7 +75,7 @@ struct head {
   uint32_t dirty;      /* DIRTY pages */
   uint32_t clean_bins[BINS], dirty_bins[BINS];
   uint32_t partial[CLASSES]; /* slabs with a free block */
-  uint64_t used;
+  _Atomic uint64_t used;
 };
 
 char *mp_arena_base;
@@ -306,6 +306,12 @@ static uint32_t make_slab(uint32_t class) {
   return i;
 }
 
+/* Under the lock; others only read it (mp_arena_scarce). */
+static void count_used(int64_t n) {
+  uint64_t used = atomic_load_explicit(&head->used, memory_order_relaxed);
+  atomic_store_explicit(&head->used, used + (uint64_t)n, memory_order_relaxed);
+}
+
 /* ---- repair --------------------------------------------------------------------- */
 
 /* Returns the page behind it, or behind the free run that it became part of. */
@@ -321,7 +327,7 @@ static uint32_t rebuild_slab(uint32_t i) {
     set_slab(i, k, 0);
   }
   set_slab(i, map[i].slab & 0xffff, used);
-  head->used += (uint64_t)used * class_size[class];
+  count_used((int64_t)used * class_size[class]);
   if (used == 0) {
     uint32_t first = give_run(i, 1, DIRTY);
     return first + length_of(first);
@@ -363,7 +369,7 @@ static void rebuild(void) {
     if (type_of(i) == CLEAN || type_of(i) == DIRTY) link_run(i);
   for (uint32_t i = head->first; i < end;) {
     enum page_type t = type_of(i);
-    if (t == RUN) head->used += (uint64_t)length_of(i) * PAGE;
+    if (t == RUN) count_used((int64_t)length_of(i) * PAGE);
     i = t == SLAB ? rebuild_slab(i) : i + length_of(i);
   }
   punch_all();
@@ -504,7 +510,7 @@ static struct mp_block *take_block(uint32_t class, enum mp_kind kind, uint32_t m
   struct mp_block *b = slab_block(i, k);
   set_slab(i, atomic_load_explicit(&b->count, memory_order_relaxed), used);
   if ((map[i].slab & 0xffff) == NO_BLOCK) unlink_slab(i, class);
-  head->used += class_size[class];
+  count_used(class_size[class]);
   b->mark = 0;
   atomic_store_explicit(&b->count, 0, memory_order_relaxed);
   atomic_store_explicit(&b->word, block_word(MP_NEW, kind, me), memory_order_release);
@@ -519,7 +525,7 @@ static struct mp_block *take_run(uint32_t n, enum mp_kind kind, uint32_t me, boo
   atomic_store_explicit(&b->count, 0, memory_order_relaxed);
   atomic_store_explicit(&b->word, block_word(MP_NEW, kind, me), memory_order_release);
   set_word(i, page_word(RUN, 0, n));
-  head->used += (uint64_t)n * PAGE;
+  count_used((int64_t)n * PAGE);
   return b;
 }
 
@@ -545,14 +551,14 @@ static uint32_t free_locked(mp_ref r) {
   uint32_t i = page_of(r), class = class_of(i), n = length_of(i);
   struct mp_block *b = mp_at(r);
   if (type_of(i) == RUN) {
-    head->used -= (uint64_t)n * PAGE;
+    count_used(-(int64_t)n * PAGE);
     uint32_t first = give_pages(i, n);
     return first + length_of(first);
   }
   uint32_t k = (uint32_t)((size_t)r * 16 % PAGE / class_size[class]);
   uint32_t used = (map[i].slab >> 16) - 1;
   atomic_store_explicit(&b->word, 0, memory_order_release);
-  head->used -= class_size[class];
+  count_used(-(int64_t)class_size[class]);
   if ((map[i].slab & 0xffff) == NO_BLOCK) link_slab(i, class);
   free_into_slab(i, k);
   set_slab(i, k, used);
@@ -649,6 +655,6 @@ void mp_arena_stats(struct mp_arena_stats *out, uint32_t me) {
 }
 
 bool mp_arena_scarce(void) {
-  uint64_t used = __atomic_load_n(&head->used, __ATOMIC_RELAXED);
+  uint64_t used = atomic_load_explicit(&head->used, memory_order_relaxed);
   return used > (uint64_t)(head->pages - head->first) * PAGE / 4 * 3;
 }

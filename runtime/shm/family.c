@@ -62,8 +62,9 @@ _Static_assert(offsetof(struct mp_slot, word) == 0 && offsetof(struct mp_slot, p
 
 static struct mp_member *members; /* of this process */
 static pthread_mutex_t members_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool our_fork;
-static const struct mp_kind_ops *kinds[MP_KIND_OBJECTS];
+static bool forked_by_others;
+static _Thread_local bool our_fork; /* the handlers of a fork run in the thread that forks */
+static const struct mp_kind_ops *_Atomic kinds[MP_KIND_OBJECTS];
 
 static struct family *family(void) { return mp_arena_family(); }
 static struct mp_slot *slot_at(uint32_t i) { return (struct mp_slot *)mp_arena_slots() + i; }
@@ -73,9 +74,12 @@ static uint32_t lock_word(uint32_t slot, uint32_t gen) { return slot | gen << 12
 
 const struct mp_slot *mp_slot_at(uint32_t i) { return slot_at(i); }
 uint32_t mp_slots_used(void) { return atomic_load(&family()->slots_used); }
+bool mp_forked_by_others(void) { return forked_by_others; }
 uint32_t mp_deaths(void) { return atomic_load(&family()->deaths); }
 const unsigned char *mp_nonce(void) { return family()->nonce; }
-void mp_kind_set(enum mp_kind kind, const struct mp_kind_ops *ops) { kinds[kind] = ops; }
+void mp_kind_set(enum mp_kind kind, const struct mp_kind_ops *ops) {
+  atomic_store_explicit(&kinds[kind], ops, memory_order_relaxed);
+}
 
 /* ---- who lives --------------------------------------------------------------- */
 
@@ -656,6 +660,7 @@ int mp_alloc_hard(size_t size, enum mp_kind kind, bool zero, struct mp_member *m
 /* A fork that is not ours leaves a child that no member of the family knows. */
 static void estrange(void) {
   if (our_fork) return;
+  forked_by_others = true;
   for (struct mp_member *m = members; m; m = m->next) m->stranger = true;
 }
 
@@ -664,7 +669,7 @@ static void watch_forks(void) {
   if (!done) done = pthread_atfork(NULL, NULL, estrange) == 0;
 }
 
-static int start_family(void) {
+static int start_family_locked(void) {
   int e = mp_arena_open();
   if (e) return e;
   watch_forks();
@@ -673,6 +678,13 @@ static int start_family(void) {
     return EIO;
   family()->started = 1;
   return 0;
+}
+
+static int start_family(void) {
+  pthread_mutex_lock(&members_lock);
+  int e = start_family_locked();
+  pthread_mutex_unlock(&members_lock);
+  return e;
 }
 
 static void enlist(struct mp_member *m) {

@@ -57,6 +57,9 @@ struct mp_entry {
   _Atomic int32_t held;
 };
 
+/* This process was forked by other means than mp_member_fork, after it had joined a family. */
+bool mp_forked_by_others(void);
+
 /* A member: private to its process.  word: the lock word, what locks are taken
  * with.  stranger: this process was forked by other means than mp_member_fork, or
  * the member belongs to a thread that the fork left behind. */
@@ -75,7 +78,7 @@ struct mp_member {
 
 static inline uint32_t mp_word_slot(uint32_t word) { return word & 0xfff; }
 
-/* Joins the family (maps the arena when this is the first).  0, ENOMEM, EAGAIN
+/* Joins the family (maps the arena when this is the first); from any thread.  0, ENOMEM, EAGAIN
  * (4,095 processes live already) or another errno. */
 int mp_member_open(struct mp_member *m, const char *name);
 /* Gives back all references and the slot.  `exit`: the exit code to leave for the

@@ -2,6 +2,7 @@
 #ifndef CHECK_H
 #define CHECK_H
 #include "shm/family.h"
+#include "count.h"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,20 +11,6 @@
 #include <unistd.h>
 
 static _Thread_local struct mp_member me;
-static _Atomic int failed, passed;
-static const char *running = "";
-static long running_point;
-
-#define CHECK(what)                                                                        \
-  do {                                                                                     \
-    if (what) passed++;                                                                    \
-    else {                                                                                 \
-      failed++;                                                                            \
-      printf("%s:%d: not true: %s (%s, kill point %ld)\n", __FILE__, __LINE__, #what,      \
-             running, running_point);                                                      \
-    }                                                                                      \
-  } while (0)
-
 struct child {
   pid_t pid;
   uint32_t word;
@@ -64,11 +51,6 @@ static inline size_t arena_used(void) {
   struct mp_arena_stats s;
   mp_arena_stats(&s, me.word);
   return s.used;
-}
-
-static inline int report(const char *name) {
-  printf("%s: %d passed, %d failed\n", name, passed, failed);
-  return failed != 0;
 }
 
 #endif
