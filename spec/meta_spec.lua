@@ -10,25 +10,30 @@ local Annotated = annotations.members
 
 -- What there is ------------------------------------------------------------------------
 
--- The lines of a Lua function of the library; "" for others.
+-- The text of the library's file that a Lua function is in; "" for others.
+local function file_of(f)
+  local source = debug.getinfo(f, "S").source
+  return source:sub(1, 4) == "@mp/" and T.read("lua/" .. source:sub(2)) or ""
+end
+
+-- The lines of the function.
 local function source_of(f)
-  local info = debug.getinfo(f, "S")
-  local text = info.source:sub(1, 4) == "@mp/" and T.read("lua/" .. info.source:sub(2))
-  if not text then return "" end
-  local lines, n = {}, 0
-  for line in text:gmatch("[^\n]*\n") do
+  local info, lines, n = debug.getinfo(f, "S"), {}, 0
+  for line in file_of(f):gmatch("[^\n]*\n") do
     n = n + 1
     if n >= info.linedefined and n <= info.lastlinedefined then lines[#lines + 1] = line end
   end
   return table.concat(lines)
 end
 
+-- name (in a C function: number) -> value; but modules, which its file requires.
 local function upvalues(f)
-  local found = {}
+  local found, modules = {}, { _ENV = true }
+  for name in file_of(f):gmatch("\nlocal ([%w_]+) = require") do modules[name] = true end
   for i = 1, 255 do
     local name, value = debug.getupvalue(f, i)
     if not name then return found end
-    if name ~= "_ENV" then found[name == "" and i or name] = value end
+    if not modules[name] then found[name == "" and i or name] = value end
   end
   return found
 end
@@ -43,13 +48,6 @@ local function note_table(found, t)
   end
 end
 
-local function is_module(t)
-  for _, module in pairs(package.loaded) do
-    if module == t then return true end
-  end
-  return false
-end
-
 -- What an object has: from its metatable's __index, a table or a function with the methods as an
 -- upvalue, and from its own fields.
 local function members_of(metatable, object)
@@ -59,7 +57,7 @@ local function members_of(metatable, object)
     note_table(found, index)
   elseif index then
     for _, value in pairs(upvalues(index)) do
-      if type(value) == "table" and not is_module(value) then note_table(found, value) end
+      if type(value) == "table" then note_table(found, value) end
     end
     for key in source_of(index):gmatch('key == "([%w_]+)"') do found.fields[key] = true end
   end
