@@ -54,7 +54,7 @@ MODULE_OBJ := $(MODULE_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
 LIB_OBJ := $(MODULE_OBJ) $(HOST_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/runtime/command.o \
   $(BUILD)/obj/runtime/prompt.o
 MAIN_OBJ := $(BUILD)/obj/runtime/main.o $(BUILD)/obj/runtime/heap.o
-LUA_SRC := $(sort $(shell find lua -name '*.lua' 2>/dev/null))
+LUA_SRC := $(sort $(shell find lua/mp -name '*.lua' 2>/dev/null))
 
 CHECKS := $(patsubst spec/core/%.c,$(BUILD)/core/%,$(sort $(wildcard spec/core/*_check.c)))
 FUZZERS := $(patsubst spec/core/%.c,$(BUILD)/core/%,$(sort $(wildcard spec/core/fuzz_*.c)))
