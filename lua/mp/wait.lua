@@ -1,4 +1,5 @@
 --- Waiting for several things at once.
+-- @module wait
 
 local check = require "mp.check"
 local core = require "mp.core"
@@ -47,9 +48,13 @@ end
 -- or is at its end, a Queue has an item or is shut down, a Process has ended, a
 -- descriptor is readable, an AsyncResult is there, a Listener has somebody to accept. (A
 -- Queue may be empty again when another consumer is quicker.)
--- @param objects array of Connections, Listeners, Queues, Processes, AsyncResults and descriptors (integers)
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return array of those that are ready, in the order of `objects`; empty on time-out
+-- @function mp.wait
+-- @tparam table objects array of Connections, Listeners, Queues, Processes, AsyncResults and
+--   descriptors (integers)
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @treturn table array of those that are ready, in the order of `objects`; empty on time-out
+-- @raise an object of another kind, or one that is closed
+-- @python `multiprocessing.connection.wait`, which takes connections and sentinels
 local function wait(objects, timeout)
   check.arg(1, "wait", objects, "table")
   check.timeout(2, "wait", timeout)
