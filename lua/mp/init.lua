@@ -23,6 +23,7 @@ local process = require "mp.process"
 --- "No value" where nil cannot stand: `lightuserdata(NULL)`, equal to `cjson.null`.
 -- @tfield userdata mp.null
 
+-- What is written in C is core's.
 local mp = {
   version = core.version,
   null = core.null,

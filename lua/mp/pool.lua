@@ -123,6 +123,7 @@ local Pool = {}
 --- How many workers it has.
 -- @tfield integer processes
 
+-- Of pools.
 local metatable = { __name = "mp.Pool", __mp = "mp.Pool", __index = Pool }
 
 local function state_of(self, method)

@@ -29,6 +29,7 @@ local formats = { l = false, L = true, ["*l"] = false, ["*L"] = true } -- whethe
 --- How many bytes it has.
 -- @tfield integer size
 
+-- The class goes by its name: it is a field of this module.
 local Range = { __name = "mp.Range", __mp = "mp.Range" }
 Range.__index = Range
 

@@ -20,6 +20,7 @@
 --- The number of the process.
 -- @tfield integer pid
 
+-- The metatable of the objects.
 local RemoteError = { __name = "mp.RemoteError", __mp = "mp.RemoteError" }
 
 local signals = {
