@@ -35,6 +35,7 @@ local EXIT_PRIORITY = 0
 --- Where the last connection came from: `{host, port}`; nil for a path, and before the first.
 -- @tfield table last_accepted
 
+-- Its methods; the fields are those of the state behind `_mp`.
 local Listener = {}
 
 local metatable = { __name = "mp.Listener", __mp = "mp.Listener" }
