@@ -5,6 +5,7 @@ local lfs = require "lfs"
 local mp = require "mp"
 
 local ROOM = "lua/manual/"
+local WIDTH = 86 -- columns of code that a page shows
 local SECONDS = 60 -- for a page: builds with sanitizers are slow
 
 local config = {}
@@ -55,6 +56,9 @@ describe("the guide", function()
         for lang, code, line in T.blocks(T.read(ROOM .. page)) do
           local where = ("%s, line %d"):format(page, line)
           assert.is_true(known[lang], where .. ": a block of '" .. lang .. "'")
+          for text in code:gmatch "[^\n]+" do
+            assert.is_true(utf8.len(text) <= WIDTH, where .. ": too wide for the page: " .. text)
+          end
           if lang == "lua" then
             local result = run_lua(code, dir)
             result.where = where
@@ -347,7 +351,7 @@ describe("make doc", function()
       end
     end
     for name in pairs(documented) do assert.truthy(ids[name], name) end
-    for name in T.read("runtime/mplua.h"):gmatch "MPLUA_API [^;(]-([%w_]+)%(" do assert.truthy(ids[name], name) end
+    for name in T.read("runtime/mplua.h"):gmatch "\nMPLUA_API [^;(]-([%w_]+)%(" do assert.truthy(ids[name], name) end
   end)
 
   it("leaves no link that leads nowhere, no page empty, and needs nothing from elsewhere", function()
