@@ -53,8 +53,8 @@ local function cgroup_quota()
   return found
 end
 
---- Processors that this process may use: those of its affinity, or fewer when a control
--- group grants less time; the environment variable MPLUA_CPUS overrides.
+--- How many processors this process may use. These are those of its affinity, or fewer when a
+-- control group grants less time; the environment variable MPLUA_CPUS overrides.
 -- @function mp.cpu_count
 -- @treturn integer at least 1
 -- @raise when MPLUA_CPUS is no positive integer

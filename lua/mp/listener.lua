@@ -1,9 +1,12 @@
 --- Connections between programs, on one machine or several, over TCP or a socket in the file system.
 --
 -- The wire is that of Python's `multiprocessing.connection`: the same framing and the same mutual
--- authentication, so either end may be Python. What is sent is not encrypted. An address is
+-- authentication, so either end may be Python. What is sent is not encrypted.
+--
+-- An address is
 -- `{"localhost", 6000}` (an IPv4 address goes first; port 0 is any that is free), a path, or `"\0name"`
 -- (a name of Linux, without a file).
+--
 -- What arrives from Python: None becomes `mp.null`, list and tuple arrays, a set `{[v] = true}`, str and
 -- bytes strings. What goes there: a sequence, or an empty table, becomes a list, another table a dict,
 -- a string a str when it is UTF-8, else bytes (`mp.bytes(s)` always).

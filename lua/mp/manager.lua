@@ -2,7 +2,9 @@
 --
 -- Proxies go through process arguments, queues and pool tasks. A plain table that is stored in an object
 -- is a copy, a proxy that is stored stays live. An object lives while anybody holds a proxy of it, or
--- another object does. A client that dies gives back its proxies, locks ("abandoned"), permits and
+-- another object does.
+--
+-- A client that dies gives back its proxies, locks ("abandoned"), permits and
 -- waits. When the server dies, calls raise. What an operation raises is raised by the call: errors about
 -- arguments as they are, those of own types' methods as `mp.RemoteError`.
 -- @module manager

@@ -2,6 +2,7 @@
 --
 -- Workers start when the pool is made, with what the script had then; functions that are made later
 -- go to them, closures included, and changes that they make to their upvalues stay in the worker.
+--
 -- Every call comes to an end: with a result, an error, a lost worker or a time-out. A worker that dies
 -- is replaced at once, its task is tried again (`retries`) or fails with an `mp.RemoteError` that names
 -- the signal, and the others go on. Workers ignore Ctrl-C; the process that made the pool raises it once.

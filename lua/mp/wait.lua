@@ -44,10 +44,17 @@ local function watch(object, i)
     check.typename(object))
 end
 
---- Waits until one of several objects is ready: a Connection has something to receive
--- or is at its end, a Queue has an item or is shut down, a Process has ended, a
--- descriptor is readable, an AsyncResult is there, a Listener has somebody to accept. (A
--- Queue may be empty again when another consumer is quicker.)
+--- Waits until one of several objects is ready.
+--
+-- | what | is ready when |
+-- | --- | --- |
+-- | a Connection | there is something to receive, or its end |
+-- | a Queue | it has an item (which another consumer may take first), or is shut down |
+-- | a Process | it has ended |
+-- | an AsyncResult | the result, or the error, is there |
+-- | a Listener | there is somebody to accept |
+-- | an integer, a descriptor | it is readable |
+--
 -- @function mp.wait
 -- @tparam table objects array of Connections, Listeners, Queues, Processes, AsyncResults and
 --   descriptors (integers)
