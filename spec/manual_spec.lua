@@ -305,6 +305,22 @@ describe("the doc comments", function()
     end
   end)
 
+  it("have examples that print what they say", function()
+    T.limit(SECONDS)
+    local n = 0
+    for name, comment in pairs(documented) do
+      local code = comment:match "@usage(.-)\n%s*@" or comment:match "@usage(.*)$"
+      if code then
+        code = 'local mp = require "mp"\n' .. (code:gsub("%s+$", "")) .. "\n"
+        local result = T.mplua(code)
+        result.where = name
+        assert.are.same({ out = T.said(code), err = "", code = 0, where = name }, result)
+        n = n + 1
+      end
+    end
+    assert.is_true(n > 20)
+  end)
+
   it("name parameters that functions have, and what they return", function()
     for name, comment in pairs(documented) do
       for param in comment:gmatch "@t?param[^\n]*\n?[^@\n]*" do

@@ -41,7 +41,8 @@ function Arena:__tostring() return table.concat(lines(self), "\n") end
 -- * `locks`: an array of `{ object, kind, pid, alive }`, those that are held (1,000 at most)
 -- @function mp.arena
 -- @treturn table
--- @usage print(mp.arena())
+-- @usage local a = mp.arena() -- print(a) shows all of it
+-- print(a.used < a.cap, a.processes[1].name) --> true	MainProcess
 return function()
   local a = core.arena()
   a.processes, a.locks = core.processes(), core.held()

@@ -48,7 +48,14 @@ end
 -- @treturn Connection|nil nil when there is none
 -- @treturn string|nil "refused", "denied", "unreachable" (a path that is not there, too) or "timeout"
 -- @python `multiprocessing.connection.Client`
--- @usage local conn = assert(mp.Client({ "localhost", 6000 }, { authkey = "secret", timeout = 5 }))
+-- @usage local listener = mp.Listener({ "localhost", 0 }, { authkey = "secret" })
+-- local p = mp.Process(function(address)
+--   local conn <close> = assert(mp.Client(address, { authkey = "secret", timeout = 5 }))
+--   conn:send "hello"
+-- end, listener.address)
+-- p:start()
+-- local conn <close> = assert(listener:accept(5))
+-- print(conn:recv(5)) --> hello
 function client.Client(where, options)
   check.arg(2, "Client", options, "table", true)
   options = options or {}

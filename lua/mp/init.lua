@@ -9,6 +9,7 @@
 -- * An error in another process is raised again as an `mp.RemoteError`.
 -- * Ctrl-C raises "interrupted!" out of any call that waits.
 -- * nil is never data: a nil result means "nothing". `mp.null` can be sent in its place.
+-- * `tostring` tells kind, identity and state: `mp.Queue: 0x3f80 (12 items)`.
 -- * What holds a resource has `close`, can be declared `<close>`, and is collected when it is garbage.
 --   Using a handle that one has closed is an error.
 -- @module library

@@ -147,6 +147,9 @@ end
 -- @function mp.get_logger
 -- @treturn Logger
 -- @python `multiprocessing.get_logger`
+-- @usage local logger = mp.get_logger()
+-- logger.handler = function(level, message, process) print(level, process, message) end
+-- logger:warning("%d jobs are left", 3) --> WARNING	MainProcess	3 jobs are left
 function log.get_logger() return logger end
 
 --- Makes the logger write to stderr.

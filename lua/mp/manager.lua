@@ -88,7 +88,11 @@ end
 -- @raise unknown or wrong options; when no process can be started
 -- @python `multiprocessing.Manager`
 -- @usage local manager <close> = mp.Manager()
--- local count = manager:dict { calls = 0 }
+-- local count = manager:dict { calls = 41 }
+-- local p = mp.Process(function() mp.dict.incr(count, "calls") end)
+-- p:start()
+-- p:join()
+-- print(count) --> {calls = 42}
 
 --- Makes a dictionary: its fields are its items.
 -- @function Manager:dict
@@ -432,7 +436,7 @@ end
 --   return { next = function() n = n + 1 return n end }
 -- end)
 -- local manager <close> = My()
--- print(manager:Counter(41):next())
+-- print(manager:Counter(41):next()) --> 42
 function Manager:extend(name)
   if type(self) ~= "table" or not rawget(self, "extend_of") then
     check.raise("calling 'extend' on bad self (mp.Manager class expected)")

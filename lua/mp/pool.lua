@@ -365,7 +365,10 @@ end
 --   failed task at its place; called again it goes on. Leaving the loop cancels the rest. When
 --   `timeout` is over it gives nil, "timeout".
 -- @python `Pool.imap`, which reads all of the input at once
--- @usage for i, value in pool:imap(work, io.lines("jobs.txt")) do print(i, value) end
+-- @usage local pool <close> = mp.Pool(2)
+-- for i, word in pool:imap(string.upper, ("one two"):gmatch "%a+") do print(i, word) end
+-- --> 1	ONE
+-- --> 2	TWO
 Pool.imap = iterating("imap", true)
 
 --- As `Pool:imap`, in the order in which the results come.
@@ -497,7 +500,7 @@ local pool = {}
 -- @raise unknown or wrong options; when no process can be started
 -- @python `multiprocessing.Pool(processes, initializer, initargs, maxtasksperchild)`
 -- @usage local pool <close> = mp.Pool(4)
--- print(pool:apply(math.sqrt, { 2 }))
+-- print(pool:apply(math.sqrt, { 16 })) --> 4.0
 function pool.Pool(options, ...)
   if select("#", ...) > 0 then
     check.arg_error(2, "Pool", "options go into one table: Pool{ processes = …, initializer = … }")

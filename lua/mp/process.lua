@@ -222,8 +222,8 @@ local Process = {}
 -- @treturn Process
 -- @raise unknown or wrong options
 -- @python `multiprocessing.Process`; detach, cpu, nice, memory and the streams are mplua's
--- @usage local p = mp.Process{ target = print, args = { "hello" }, name = "greeter" }
--- p:start()
+-- @usage local p = mp.Process { target = print, args = { "hello" }, name = "greeter" }
+-- p:start() --> hello
 -- p:join()
 
 --- Called by the constructor with its arguments. A subclass replaces it, and need not call this one.
@@ -459,7 +459,7 @@ end
 -- @usage local Counter = mp.Process:extend("Counter")
 -- function Counter:init(n) self.n = n end
 -- function Counter:run() print(self.name, self.n) end
--- Counter(5):start()
+-- Counter(5):start() --> Counter-1	5
 function Process:extend(name)
   if type(self) ~= "table" or rawget(self, "_mp") or not self.extend then
     check.raise("calling 'extend' on bad self (mp.Process class expected)")

@@ -200,7 +200,12 @@ end }
 -- @function mp.dict.items
 -- @tparam DictProxy d of a manager
 -- @treturn table array of `{key, value}`, which also serves a loop
--- @usage for key, value in mp.dict.items(d) do print(key, value) end
+-- @usage local manager <close> = mp.Manager()
+-- local d = manager:dict()
+-- d.first, d.second = 1, 2
+-- for key, value in mp.dict.items(d) do print(key, value) end
+-- --> first	1
+-- --> second	2
 -- @python `d.items()`
 operation("items", function(d)
   local keys, values = call(d, "both")

@@ -97,7 +97,10 @@ end
 -- @tparam[opt="l"] string format "l": without the newline; "L": with it
 -- @treturn function iterator, and what the loop closes
 -- @raise when the file cannot be read
--- @usage for line in range:lines() do count = count + 1 end
+-- @usage local range = mp.file_ranges(arg[0], 1)[1] -- this very script
+-- for line in range:lines() do
+--   if line:find "script" then print(#line > 10) break end --> true
+-- end
 function Range:lines(format)
   check_self(self, "lines")
   local keep = formats[format == nil and "l" or format]
@@ -182,11 +185,15 @@ end
 --   `{ size = bytes }`: at least so many in each but the last
 -- @treturn table array of Ranges, none of them empty, in the order of the file
 -- @raise when the file cannot be read
--- @usage local counts = pool:map(function(range)
+-- @usage local function count(range)
 --   local n = 0
 --   for _ in range:lines() do n = n + 1 end
 --   return n
--- end, mp.file_ranges("words.txt", 8))
+-- end
+-- local pool <close> = mp.Pool(2)
+-- local total = 0
+-- for _, n in ipairs(pool:map(count, mp.file_ranges(arg[0], 4))) do total = total + n end
+-- print(total >= 9) --> true
 local function file_ranges(path, parts)
   check.arg(1, "file_ranges", path, "string")
   local n, size = check_parts(parts)

@@ -62,6 +62,9 @@ end
 -- @treturn table array of those that are ready, in the order of `objects`; empty on time-out
 -- @raise an object of another kind, or one that is closed
 -- @python `multiprocessing.connection.wait`, which takes connections and sentinels
+-- @usage local a, b = mp.Queue(), mp.Queue()
+-- b:put "here"
+-- for _, q in ipairs(mp.wait({ a, b }, 10)) do print(q == b, q:get(0)) end --> true	here
 local function wait(objects, timeout)
   check.arg(1, "wait", objects, "table")
   check.timeout(2, "wait", timeout)

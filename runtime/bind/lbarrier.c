@@ -176,7 +176,11 @@ static void init(void *p, void *arg) {
  * @tparam[opt] function action what the last one that comes calls, before all go on
  * @tparam[opt] number timeout seconds that a `wait` without a time-out waits
  * @treturn Barrier
- * @python `multiprocessing.Barrier` */
+ * @python `multiprocessing.Barrier`
+ * @usage local barrier = mp.Barrier(2)
+ * mp.Process(function() barrier:wait() end):start()
+ * local place = barrier:wait(10)
+ * print(place == 1 or place == 2) --> true */
 static int barrier_new(lua_State *L) {
   lua_settop(L, 3);
   lua_Integer n = luaL_checkinteger(L, 1);

@@ -189,7 +189,19 @@ static struct lsync *check_lock(lua_State *L) {
  * @function mp.Condition
  * @tparam[opt] Lock|RLock lock the lock that it uses; without one it makes an RLock
  * @treturn Condition
- * @python `multiprocessing.Condition` */
+ * @python `multiprocessing.Condition`
+ * @usage local changed, level = mp.Condition(), mp.RawValue("i", 0)
+ * local p = mp.Process(function()
+ *   changed:with(function()
+ *     level.value = 3
+ *     changed:notify_all()
+ *   end)
+ * end)
+ * p:start()
+ * changed:with(function()
+ *   changed:wait_for(function() return level.value >= 3 end)
+ * end)
+ * print(level.value) --> 3 */
 static int condition_new(lua_State *L) {
   struct lsync *lock = check_lock(L);
   struct lsync *s = lmp_make(L, MP_KIND_CONDITION, sizeof(struct mp_condition),

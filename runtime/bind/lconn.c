@@ -515,7 +515,10 @@ static int next_message(lua_State *L) {
 /*** Iterates over the values that arrive, to the end of the stream.
  * @function Connection:messages
  * @treturn function an iterator
- * @usage for v in conn:messages() do print(v) end */
+ * @usage local mine, its = mp.Pipe()
+ * its:send "hello"
+ * its:close()
+ * for message in mine:messages() do print(message) end --> hello */
 static int conn_messages(lua_State *L) {
   (void)check_readable(L);
   lua_settop(L, 1);
@@ -650,11 +653,15 @@ static int make(struct mp_member *me, bool duplex, struct connection *a, struct 
  * @treturn Connection the other
  * @raise too many open files; the shared memory is full
  * @python `multiprocessing.Pipe`
- * @usage local mine, yours = mp.Pipe()
- * local p = mp.Process(function() mine:close(); yours:send "hello" end)
+ * @usage local mine, its = mp.Pipe()
+ * local p = mp.Process(function()
+ *   mine:close()
+ *   its:send "hello"
+ * end)
  * p:start()
- * yours:close()
- * print(mine:recv()) */
+ * its:close()
+ * print(mine:recv()) --> hello
+ * print(mine:recv()) --> nil	eof */
 static int new_pipe(lua_State *L) {
   bool duplex = true, full;
   if (!lua_isnoneornil(L, 1)) {

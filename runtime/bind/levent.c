@@ -71,7 +71,10 @@ static int event_tostring(lua_State *L) {
 /*** Makes an event, which is not set.
  * @function mp.Event
  * @treturn Event
- * @python `multiprocessing.Event` */
+ * @python `multiprocessing.Event`
+ * @usage local ready = mp.Event()
+ * mp.Process(function() ready:set() end):start()
+ * print(ready:wait(10)) --> true */
 static int event_new(lua_State *L) {
   lmp_make(L, MP_KIND_EVENT, sizeof(struct mp_event), sizeof(struct lsync), NULL, NULL);
   return 1;

@@ -3,9 +3,7 @@
  * When the holder of a lock dies, the next `acquire` gets it and returns `true, "abandoned"`: what the
  * lock guards may be half done.  A waiter that is killed takes nobody's wake-up with it.
  * What has `acquire` can be held for a scope, which releases it also when an error leaves the scope:
- *
- *     lock:with(function() ... end)
- *     do local _ <close> = lock:guard() ... end
+ * `lock:with(f)` for a function, `local _ <close> = lock:guard()` for a block.
  * @module lock */
 #include "lsync.h"
 
@@ -178,7 +176,14 @@ static int lock_tostring(lua_State *L) { return show(L, MP_KIND_LOCK); }
 /*** Makes a lock.
  * @function mp.Lock
  * @treturn Lock
- * @python `multiprocessing.Lock`; only its holder releases it */
+ * @python `multiprocessing.Lock`; only its holder releases it
+ * @usage local lock = mp.Lock()
+ * print(lock:with(function(n) return n + 1 end, 41)) --> 42
+ * do
+ *   local _ <close> = lock:guard()
+ *   print(lock:locked()) --> true
+ * end
+ * print(lock:locked()) --> false */
 static int lock_new(lua_State *L) { return make(L, MP_KIND_LOCK); }
 
 /*** Whether somebody holds it.

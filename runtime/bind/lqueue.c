@@ -387,7 +387,12 @@ static int next_item(lua_State *L) {
 /*** Iterates over the items, waiting for each; ends when the queue is shut down and empty.
  * @function Queue:items
  * @treturn function an iterator
- * @usage for job in jobs:items() do work(job) end */
+ * @usage local q = mp.Queue()
+ * q:put_many { "a", "b" }
+ * q:shutdown()
+ * for item in q:items() do print(item) end
+ * --> a
+ * --> b */
 static int l_items(lua_State *L) {
   check(L);
   lua_settop(L, 1);
@@ -538,7 +543,12 @@ static int make(lua_State *L, int kind) {
  * @tparam[opt=0] integer maxsize how many items it holds at most; 0: as many as memory does
  * @treturn Queue
  * @raise a maxsize that is negative or no integer; the shared memory is full
- * @python `multiprocessing.Queue` */
+ * @python `multiprocessing.Queue`
+ * @usage local q = mp.Queue()
+ * local p = mp.Process(function() q:put { answer = 42 } end)
+ * p:start()
+ * print(q:get().answer) --> 42
+ * print(q:get(0)) --> nil	empty */
 
 /*** `mp.Queue` under the name that ported code uses: every queue has `task_done` and `join`.
  * @function mp.JoinableQueue
@@ -563,7 +573,11 @@ static int make(lua_State *L, int kind) {
  * @function mp.PriorityQueue
  * @tparam[opt=0] integer maxsize
  * @treturn PriorityQueue
- * @python `queue.PriorityQueue`, where the items themselves are compared */
+ * @python `queue.PriorityQueue`, where the items themselves are compared
+ * @usage local q = mp.PriorityQueue()
+ * q:put("later", 10)
+ * q:put("now", 1)
+ * print(q:get()) --> now */
 
 /*** What `mp.PriorityQueue` makes: all methods of a Queue but `put_many`; `put` takes a priority.
  * @type PriorityQueue */

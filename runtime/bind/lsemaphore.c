@@ -147,7 +147,10 @@ static int sem_tostring(lua_State *L) { return show(L, S); }
  * @function mp.Semaphore
  * @tparam[opt=1] integer n how many permits there are, from 0 to 2147483647
  * @treturn Semaphore
- * @python `multiprocessing.Semaphore` */
+ * @python `multiprocessing.Semaphore`
+ * @usage local permits = mp.Semaphore(2)
+ * permits:with(function() print(permits:get_value()) end) --> 1
+ * print(permits:get_value()) --> 2 */
 static int sem_new(lua_State *L) { return make(L, S); }
 
 #define B MP_KIND_BOUNDED

@@ -186,7 +186,10 @@ static struct lcell *self_type(lua_State *L, const char *what) {
  * @tparam[opt] table fields name = value
  * @treturn Record its fields are read and written by name, `p.x = p.x + 1`
  * @raise an unknown field, a value that does not fit
- * @usage local Point = mp.Struct{{"x", "d"}, {"y", "d"}}; local p = Point{x = 1} */
+ * @usage local Point = mp.Struct { { "x", "d" }, { "y", "d" } }
+ * local p = Point { x = 1 }
+ * p.y = p.x + 1
+ * print(p.x, p.y) --> 1.0	2.0 */
 static int struct_call(lua_State *L) {
   struct lcell *type = self_type(L, "can be called");
   char *image = NULL;
@@ -608,9 +611,10 @@ static struct mp_layout *read_layout(lua_State *L, uint32_t *stride) {
  * @tparam[opt=true] boolean options.lock false makes records without a lock
  * @treturn RecordType call it to make a record
  * @python `multiprocessing.Value` with a `ctypes.Structure`
- * @usage local Point = mp.Struct{{"x", "d"}, {"y", "d"}, {"name", "c", 16}}
- * local p = Point{x = 1}
- * local many = Point:array(100) */
+ * @usage local Point = mp.Struct { { "x", "d" }, { "y", "d" }, { "name", "c", 16 } }
+ * local points = Point:array(100)
+ * points[7].name = "seven"
+ * print(#points, points[7].name, points[7].x) --> 100	seven	0.0 */
 static int struct_new(lua_State *L) {
   uint32_t stride;
   luaL_checktype(L, 1, LUA_TTABLE);

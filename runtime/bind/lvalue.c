@@ -97,8 +97,11 @@ static int value_compare_exchange(lua_State *L) {
  * @function Value:get_lock
  * @treturn RLock
  * @raise when it was made without
- * @usage v:get_lock():with(function() v.value = v.value * 2 end) */
+ * @usage local v = mp.Value("i", 21)
+ * v:get_lock():with(function() v.value = v.value * 2 end)
+ * print(v.value) --> 42 */
 static int value_get_lock(lua_State *L) { return lcell_get_lock(L, lcell_self(L, KIND)); }
+
 /*** Gives this handle up; calls of it are errors.  `<close>` does the same.
  * @function Value:close */
 static int value_close(lua_State *L) { return lcell_close(L, KIND); }

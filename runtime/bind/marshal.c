@@ -216,7 +216,10 @@ static int encode_long(lua_State *L, size_t n) {
  * @param v any value, nil too
  * @treturn string
  * @raise what cannot be encoded, with the path to it
- * @python `pickle.dumps` */
+ * @python `pickle.dumps`
+ * @usage local text = mp.marshal.encode { 1, 2.0, { x = "y" } }
+ * local copy = mp.marshal.decode(text)
+ * print(#copy, copy[2], copy[3].x) --> 3	2.0	y */
 static int l_encode(lua_State *L) {
   int type = lua_type(L, 1);
   if (type == LUA_TNONE) luaL_checkany(L, 1);
