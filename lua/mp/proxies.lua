@@ -202,7 +202,8 @@ end }
 -- @treturn table array of `{key, value}`, which also serves a loop
 -- @usage local manager <close> = mp.Manager()
 -- local d = manager:dict()
--- d.first, d.second = 1, 2
+-- d.first = 1
+-- d.second = 2
 -- for key, value in mp.dict.items(d) do print(key, value) end
 -- --> first	1
 -- --> second	2
