@@ -20,9 +20,9 @@
  * | `--` | no options after this |
  * | `-` | runs what stands on stdin |
  *
- * The exit status is 0; 1 after an error, which is printed with its traceback; or what `os.exit` says.
- * At the end of the script, however it comes, stdout is flushed, pools and daemons are ended, other
- * processes are joined, and managers end last.
+ * The exit status is 0; 1 after an error, which is printed with its traceback; or what `os.exit`
+ * says. At the end of the script, however it comes, stdout is flushed, pools and daemons are
+ * ended, other processes are joined, and managers end last.
  *
  * | environment | what it means |
  * | --- | --- |

@@ -1,8 +1,8 @@
 /*** Pipes: two connected ends, and connections in general.
  *
- * A connection sends values (`send`, `recv`) or bytes (`send_bytes`, `recv_bytes`).  Those of a pipe
- * connect processes of a family and carry shared objects; those of `mp.Listener` and `mp.Client`
- * connect programs and carry plain data.
+ * A connection sends values (`send`, `recv`) or bytes (`send_bytes`, `recv_bytes`).  Those of a
+ * pipe connect processes of a family and carry shared objects; those of `mp.Listener` and
+ * `mp.Client` connect programs and carry plain data.
  * The end of the stream comes when the last copy of the other end is closed: as in Python, each
  * process closes the end that it does not use.  One end belongs to one process at a time.
  * @module connection */

@@ -1,9 +1,9 @@
 /*** Locks, semaphores, conditions, events and barriers between the processes of a family.
  *
- * When the holder of a lock dies, the next `acquire` gets it and returns `true, "abandoned"`: what the
- * lock guards may be half done.  A waiter that is killed takes nobody's wake-up with it.
- * What has `acquire` can be held for a scope, which releases it also when an error leaves the scope:
- * `lock:with(f)` for a function, `local _ <close> = lock:guard()` for a block.
+ * When the holder of a lock dies, the next `acquire` gets it and returns `true, "abandoned"`:
+ * what the lock guards may be half done.  A waiter that is killed takes nobody's wake-up with it.
+ * What has `acquire` can be held for a scope, which releases it also when an error leaves the
+ * scope: `lock:with(f)` for a function, `local _ <close> = lock:guard()` for a block.
  * @module lock */
 #include "lsync.h"
 

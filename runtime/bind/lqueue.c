@@ -1,9 +1,9 @@
 /*** Queues between any processes of a family: many producers, many consumers.
  *
- * An item is in the queue when `put` returns; it survives its producer.  A process that is killed, at
- * whatever instruction, loses no item that a `put` had returned for, delivers none twice and blocks
- * nobody.  Queues can be made before or after a fork, and be sent through process arguments, queues,
- * pipes, pool tasks and managers: what arrives is the same queue.
+ * An item is in the queue when `put` returns; it survives its producer.  A process that is
+ * killed, at whatever instruction, loses no item that a `put` had returned for, delivers none
+ * twice and blocks nobody.  Queues can be made before or after a fork, and be sent through
+ * process arguments, queues, pipes, pool tasks and managers: what arrives is the same queue.
  * @module queue */
 #include "../ipc/queue.h"
 #include "lmp.h"
@@ -110,7 +110,8 @@ static double check_priority(lua_State *L) {
  * @param item any value that can be marshalled, of any size; not nil (`mp.null` can be put)
  * @tparam[opt] number timeout seconds to wait for room; nil waits for ever, 0 does not wait
  * @treturn boolean|nil true; nil when the item was not put
- * @treturn string "full" (a bounded queue, and the time is over) or "closed" (somebody called `shutdown`)
+ * @treturn string "full" (a bounded queue, and the time is over) or "closed" (somebody called
+ *   `shutdown`)
  * @raise an item that cannot cross, named by its path; the shared memory is full.  The queue is as
  *   it was then.
  * @python `multiprocessing.Queue.put(item, block, timeout)`; returns a code where Python raises
@@ -321,8 +322,8 @@ static int push_got(lua_State *L, int e) {
  * @tparam[opt] number timeout seconds to wait for one; nil waits for ever, 0 does not wait
  * @return the item; nil when there is none
  * @treturn string|nil "empty" (the time is over) or "closed" (shut down, and no item is left)
- * @raise an item that cannot be decoded here, for example because a module that it names is missing;
- *   it has been taken out
+ * @raise an item that cannot be decoded here, for example because a module that it names is
+ *   missing; it has been taken out
  * @python `multiprocessing.Queue.get(block, timeout)`; returns a code where Python raises
  *   `queue.Empty` */
 static int l_get(lua_State *L) {
@@ -446,7 +447,8 @@ static int l_task_done(lua_State *L) {
  * @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
  * @treturn boolean whether all are done
  * @treturn string|nil "abandoned" when processes died with items that they had not marked done
- * @python `multiprocessing.JoinableQueue.join`, which has no time-out and waits for ever for the dead */
+ * @python `multiprocessing.JoinableQueue.join`, which has no time-out and waits for ever for the
+ *   dead */
 static int l_join(lua_State *L) {
   struct lqueue *x = check(L);
   mp_time deadline = lmp_deadline(L, 2);

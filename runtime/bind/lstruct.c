@@ -337,8 +337,8 @@ static struct lspot spot(lua_State *L) {
   return (struct lspot){.s = s};
 }
 
-/*** A record, or an array of records.  The fields of a record are fields of it; a field that has the
- * name of a method hides that.
+/*** A record, or an array of records.  The fields of a record are fields of it; a field that has
+ * the name of a method hides that.
  * @type Record */
 
 /*** Adds to a field in one step.

@@ -74,7 +74,8 @@ static int poll_slice(struct pollfd *fds, nfds_t n, mp_time deadline) {
 }
 
 /* core.poll(fds, timeout) -> array of the indices of those that are readable (or at
- * their end; a negative one, ~fd: writable), in order; empty when the time is over; nil, index: that one is not open */
+ * their end; a negative one, ~fd: writable), in order; empty when the time is over; nil, index:
+ * that one is not open */
 static int poll_fds(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   mp_time deadline = lmp_deadline(L, 2);

@@ -5,11 +5,11 @@
 /*** Values as bytes: what queues, pipes, pools and managers do with everything that crosses.
  *
  * * Integers and floats keep their subtype, strings any bytes, tables cycles and shared references.
- * * Lua functions cross with their upvalues; upvalues that functions share stay shared among those of
- *   one message.  The table of globals becomes the receiver's.
+ * * Lua functions cross with their upvalues; upvalues that functions share stay shared among
+ *   those of one message.  The table of globals becomes the receiver's.
  * * C functions and modules that are in `package.loaded` go by name.
- * * Shared objects (queues, locks, values ...) go as handles and arrive as the same object.  A string
- *   made by `encode` cannot hold them.
+ * * Shared objects (queues, locks, values ...) go as handles and arrive as the same object.  A
+ *   string made by `encode` cannot hold them.
  * * A class that is a module or was registered (`mp.marshal.register`) goes by name, so that
  *   `getmetatable(x) == Class` holds on the other side.  Any other metatable goes by value inside a
  *   family, and not at all over a network.  No metamethod runs meanwhile.
