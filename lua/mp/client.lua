@@ -43,7 +43,7 @@ end
 -- @tparam[opt] number options.timeout seconds for all of it
 -- @tparam[opt] string options.family "AF_INET", "AF_INET6" or "AF_UNIX"
 -- @tparam[opt=false] boolean options.legacy talks to Python 3.11 and older
--- @tparam[opt=false] boolean options.allow_code loads functions that are received
+-- @tparam[opt=false] boolean options.allow_code sends functions, and loads those that are received
 -- @tparam[opt=1073741824] integer options.max_message longest message that is received, in bytes
 -- @treturn Connection|nil nil when there is none
 -- @treturn string|nil "refused", "denied", "unreachable" (a path that is not there, too) or "timeout"

@@ -283,7 +283,7 @@ end
 -- @tparam[opt] string options.family "AF_INET", "AF_INET6" or "AF_UNIX"
 -- @tparam[opt=128] integer options.backlog how many the kernel lets wait
 -- @tparam[opt=false] boolean options.legacy lets Python 3.11 and older in, which know MD5 only
--- @tparam[opt=false] boolean options.allow_code loads functions that are received
+-- @tparam[opt=false] boolean options.allow_code sends functions, and loads those that are received
 -- @tparam[opt=1073741824] integer options.max_message longest message that is received, in bytes
 -- @treturn Listener
 -- @raise when the address is taken or not one of this machine

@@ -9,7 +9,7 @@
  *   those of one message.  The table of globals becomes the receiver's.
  * * C functions and modules that are in `package.loaded` go by name.
  * * Shared objects (queues, locks, values ...) go as handles and arrive as the same object.  A
- *   string made by `encode` cannot hold them.
+ *   string made by `encode` names them within the family, and does not keep them alive.
  * * A class that is a module or was registered (`mp.marshal.register`) goes by name, so that
  *   `getmetatable(x) == Class` holds on the other side.  Any other metatable goes by value inside a
  *   family, and not at all over a network.  No metamethod runs meanwhile.
