@@ -62,7 +62,7 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
+.PHONY: all run test check checks bench doc lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -72,6 +72,7 @@ help:
 	@echo 'make [CC=clang] [WERROR=1] [DEBUG=1]   $(PRODUCTS)'
 	@echo 'make run      the tutorial, one script after the other, then a word count'
 	@echo 'make test     C checks and specs            make bench   the figures'
+	@echo 'make doc      the manual: $(BUILD)/doc/index.html'
 	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
@@ -172,6 +173,12 @@ check: all checks $(SPEC_SO)
 bench: all
 	@if [ -f spec/bench/run.lua ]; then $(BUILD)/mplua spec/bench/run.lua; \
 	else echo 'there are no benchmarks yet (spec/bench/run.lua)'; fi
+
+doc:
+	@sh .ci/setup doc
+	@rm -rf $(BUILD)/doc && mkdir -p $(BUILD)/doc
+	@cd lua/manual && LUA_PATH="$$PWD/?.ld;;" MANUAL='$(abspath $(BUILD))/doc' ldoc --filter site.write .
+	@echo 'the manual: $(BUILD)/doc/index.html'
 
 lint:
 	@sh .ci/setup build lint

@@ -1,6 +1,36 @@
 /* The command: options, scripts, errors, exit status.  Behaves as Lua's own `lua`
  * does, and has -m, -h and --version besides; the prompt is in prompt.c.
  */
+
+/*** The command: `mplua [options] [script [args]]`.
+ *
+ * It takes what `lua` takes and behaves as `lua` does, and has `mp` inside: `require "mp"` needs no
+ * file and no search path.
+ *
+ * | option | what it does |
+ * | --- | --- |
+ * | `-e stat` | runs a piece of Lua |
+ * | `-i` | the prompt, after the script; it keeps a history |
+ * | `-l mod`, `-l g=mod` | requires a module into the global `mod`, or `g` |
+ * | `-m mod` | finds a module and runs it as the script |
+ * | `-v` | shows the version |
+ * | `-E` | ignores environment variables |
+ * | `-W` | turns warnings on |
+ * | `-h`, `--help` | shows this list |
+ * | `--` | no options after this |
+ * | `-` | runs what stands on stdin |
+ *
+ * The exit status is 0; 1 after an error, which is printed with its traceback; or what `os.exit`
+ * says. At the end of the script, however it comes, stdout is flushed, pools and daemons are
+ * ended, other processes are joined, and managers end last.
+ *
+ * | environment | what it means |
+ * | --- | --- |
+ * | `LUA_INIT`, `LUA_PATH`, `LUA_CPATH` (also with `_5_4`) | as for `lua` |
+ * | `MPLUA_CPUS` | what `mp.cpu_count` returns |
+ * | `MPLUA_SHM` | size of the shared memory, as `512M` (K, M, G); half of the memory without it |
+ *
+ * @module command */
 #include "opened.h"
 #include "prompt.h"
 #include <signal.h>

@@ -479,12 +479,11 @@ end)
 describe("the examples of the README", function()
   it("print what they say", function()
     local n = 0
-    for text in T.read("README.md"):gmatch("\n```lua\n(.-)```\n") do
-      local said = {}
-      for line in text:gmatch("%-%-> ([^\n]*)\n") do said[#said + 1] = line .. "\n" end
-      local result = T.mplua(text)
-      assert.are.same({ out = table.concat(said), err = "", code = 0 }, result)
-      n = n + 1
+    for lang, code in T.blocks(T.read("README.md")) do
+      if lang == "lua" then
+        assert.are.same({ out = T.said(code), err = "", code = 0 }, T.mplua(code))
+        n = n + 1
+      end
     end
     assert.are.equal(4, n)
   end)

@@ -88,7 +88,7 @@ function T.quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 -- @param text the script
 -- @param args array of its arguments, or nil
 -- @param opts `seconds` (20), `stdin` (text), `exe` (the interpreter), `options` (what
---   stands before the script's name), `env` (in front of the command)
+--   stands before the script's name), `env` (in front of the command), `dir` (where it runs)
 -- @return {out =, err =, code =}; code is 124 if the time was over
 function T.mplua(text, args, opts)
   opts = opts or {}
@@ -100,7 +100,8 @@ function T.mplua(text, args, opts)
   end
   write(base .. ".lua", text)
   write(base .. ".in", opts.stdin or "")
-  local words = { opts.env or "", "timeout -k 5", tostring(opts.seconds or 20),
+  local words = { opts.dir and "cd " .. T.quote(opts.dir) .. " &&" or "", opts.env or "",
+    "timeout -k 5", tostring(opts.seconds or 20),
     T.quote(opts.exe or T.exe), opts.options or "", base .. ".lua" }
   for _, arg in ipairs(args or {}) do words[#words + 1] = T.quote(arg) end
   local line = ("%s <%s.in >%s.out 2>%s.err"):format(table.concat(words, " "), base, base, base)
@@ -112,6 +113,33 @@ function T.mplua(text, args, opts)
   }
   for _, ending in ipairs { ".lua", ".in", ".out", ".err" } do os.remove(base .. ending) end
   return result
+end
+
+--- Iterates over the code blocks of a Markdown text: language, code, number of the line.
+function T.blocks(text)
+  return coroutine.wrap(function()
+    local lang, code, began
+    local n = 0
+    for line in text:gmatch "([^\n]*)\n" do
+      n = n + 1
+      local fence = line:match "^```(.*)$"
+      if fence and code then
+        coroutine.yield(lang, table.concat(code), began)
+        code = nil
+      elseif fence then
+        lang, code, began = fence, {}, n
+      elseif code then
+        code[#code + 1] = line .. "\n"
+      end
+    end
+  end)
+end
+
+--- What a piece of code says that it prints: the texts behind `-->`, a line each.
+function T.said(code)
+  local said = {}
+  for line in code:gmatch "%-%-> ([^\n]*)\n" do said[#said + 1] = line:gsub("%s*%*/$", "") .. "\n" end
+  return table.concat(said)
 end
 
 local function sleep(seconds)

@@ -1,4 +1,5 @@
 --- What is in the shared memory right now, for the person who debugs at night.
+-- @module arena
 
 local core = require "mp.core"
 
@@ -31,11 +32,17 @@ function Arena:__tostring() return table.concat(lines(self), "\n") end
 
 --- What is in the shared memory of this family right now. `tostring` makes a report of it.
 -- What others do meanwhile may be seen half done; nobody waits for this.
--- @return a table: `cap`, `used`, `resident` (bytes); `objects` (how many);
---   `kinds[name]` and `bytes[name]` (number and bytes of each kind of block);
---   `processes`, an array of `{ name, pid, state, waits, on }` (waits: for what, on: the
---   number of the object; nil when it runs); `locks`, an array of
---   `{ object, kind, pid, alive }`: those that are held (1,000 at most)
+--
+-- * `cap`, `used`, `resident`: bytes
+-- * `objects`: how many there are
+-- * `kinds[name]`, `bytes[name]`: number and bytes of each kind of block
+-- * `processes`: an array of `{ name, pid, state, waits, on }`; waits: for what, on: the number of the
+--   object; nil when it runs
+-- * `locks`: an array of `{ object, kind, pid, alive }`, those that are held (1,000 at most)
+-- @function mp.arena
+-- @treturn table
+-- @usage local a = mp.arena() -- print(a) shows all of it
+-- print(a.used < a.cap, a.processes[1].name) --> true	MainProcess
 return function()
   local a = core.arena()
   a.processes, a.locks = core.processes(), core.held()

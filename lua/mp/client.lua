@@ -1,4 +1,5 @@
 --- Connecting to a listener, of this program or another one, in Lua or Python.
+-- @module client
 
 local address = require "mp.address"
 local auth = require "mp.auth"
@@ -33,12 +34,28 @@ local function shake_hands(conn, options, deadline)
   return nil, timed_out and "timeout" or "denied"
 end
 
---- Connects.
--- @param where {host, port}, or a path, or "\0" and a name
--- @param options `authkey`: the key that both sides know; `format`: "marshal" or "pickle",
---   what is sent; `timeout`: seconds; `legacy`: talk to Python 3.11 and older; `allow_code`:
---   load functions that are received; `max_message`: bytes; `family`
--- @return a Connection; or nil and "refused", "denied", "unreachable" or "timeout"
+--- Connects to a listener.
+-- @function mp.Client
+-- @tparam table|string where the address
+-- @tparam[opt] table options
+-- @tparam[opt] string options.authkey the key that both sides must show to know
+-- @tparam[opt="marshal"] string options.format what is sent: "marshal", or "pickle" for Python
+-- @tparam[opt] number options.timeout seconds for all of it
+-- @tparam[opt] string options.family "AF_INET", "AF_INET6" or "AF_UNIX"
+-- @tparam[opt=false] boolean options.legacy talks to Python 3.11 and older
+-- @tparam[opt=false] boolean options.allow_code sends functions, and loads those that are received
+-- @tparam[opt=1073741824] integer options.max_message longest message that is received, in bytes
+-- @treturn Connection|nil nil when there is none
+-- @treturn string|nil "refused", "denied", "unreachable" (a path that is not there, too) or "timeout"
+-- @python `multiprocessing.connection.Client`
+-- @usage local listener = mp.Listener({ "localhost", 0 }, { authkey = "secret" })
+-- local p = mp.Process(function(address)
+--   local conn <close> = assert(mp.Client(address, { authkey = "secret", timeout = 5 }))
+--   conn:send "hello"
+-- end, listener.address)
+-- p:start()
+-- local conn <close> = assert(listener:accept(5))
+-- print(conn:recv(5)) --> hello
 function client.Client(where, options)
   check.arg(2, "Client", options, "table", true)
   options = options or {}

@@ -1,4 +1,5 @@
 --- How many processors this process may use.
+-- @module cpus
 
 local check = require "mp.check"
 local core = require "mp.core"
@@ -52,9 +53,12 @@ local function cgroup_quota()
   return found
 end
 
---- Processors that this process may use: those of its affinity, or fewer when a control
--- group grants less time; the environment variable MPLUA_CPUS overrides.
--- @return integer, at least 1
+--- How many processors this process may use. These are those of its affinity, or fewer when a
+-- control group grants less time; the environment variable MPLUA_CPUS overrides.
+-- @function mp.cpu_count
+-- @treturn integer at least 1
+-- @raise when MPLUA_CPUS is no positive integer
+-- @python `os.process_cpu_count`, which knows no control groups
 local function cpu_count()
   local set = os.getenv("MPLUA_CPUS")
   if set and set ~= "" then

@@ -1,5 +1,17 @@
---- Listening for connections, from this program or another one, in Lua or Python.
+--- Connections between programs, on one machine or several, over TCP or a socket in the file system.
 --
+-- The wire is that of Python's `multiprocessing.connection`: the same framing and the same mutual
+-- authentication, so either end may be Python. What is sent is not encrypted.
+--
+-- An address is
+-- `{"localhost", 6000}` (an IPv4 address goes first; port 0 is any that is free), a path, or `"\0name"`
+-- (a name of Linux, without a file).
+--
+-- What arrives from Python: None becomes `mp.null`, list and tuple arrays, a set `{[v] = true}`, str and
+-- bytes strings. What goes there: a sequence, or an empty table, becomes a list, another table a dict,
+-- a string a str when it is UTF-8, else bytes (`mp.bytes(s)` always).
+-- @module listener
+
 -- Handshakes go on side by side, as coroutines, while somebody is in accept or mp.wait: who
 -- says nothing keeps nobody waiting.
 
@@ -9,14 +21,24 @@ local check = require "mp.check"
 local core = require "mp.core"
 local process = require "mp.process"
 
---- Handshakes at a time; the oldest gives way to one more.
+-- Handshakes at a time; the oldest gives way to one more.
 local HANDSHAKES = 256
---- The kernel's queue of those who have connected (CPython's is 1).
+-- The kernel's queue of those who have connected (CPython's is 1).
 local BACKLOG = 128
---- When the hook of a listener runs at the exit of its process.
+-- When the hook of a listener runs at the exit of its process.
 local EXIT_PRIORITY = 0
 
---- @type Listener
+--- What `mp.Listener` makes. While somebody is in `accept` or `mp.wait` all handshakes go on side by
+-- side: a client that says nothing keeps nobody waiting, and is dropped after 10 s.
+-- @type Listener
+
+--- Where it listens: `{host, port}` or a path.
+-- @tfield table|string address
+
+--- Where the last connection came from: `{host, port}`; nil for a path, and before the first.
+-- @tfield table last_accepted
+
+-- Its methods; the fields are those of the state behind `_mp`.
 local Listener = {}
 
 local metatable = { __name = "mp.Listener", __mp = "mp.Listener" }
@@ -151,8 +173,11 @@ local function check_self(self, method)
 end
 
 --- Waits for the next connection.
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return a Connection; or nil and "denied" (somebody did not know the key) or "timeout"
+-- @function Listener:accept
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @treturn Connection|nil nil when there is none
+-- @treturn string|nil "denied" (somebody did not know the key) or "timeout"
+-- @python `Listener.accept`, which has no time-out and raises `AuthenticationError`
 function Listener:accept(timeout)
   local st = check_self(self, "accept")
   check.timeout(1, "accept", timeout)
@@ -177,6 +202,8 @@ end
 
 --- Stops listening; the path of an AF_UNIX address is removed. Connections that were
 -- accepted stay. Idempotent.
+-- @function Listener:close
+-- @python `Listener.close`
 function Listener:close()
   local st = getmetatable(self) == metatable and rawget(self, "_mp")
   if not st then check_self(self, "close") end
@@ -204,7 +231,7 @@ end
 
 local listener = {}
 
---- For mp.wait: what to watch, whether somebody can be accepted, and how to ask again.
+-- For mp.wait: what to watch, whether somebody can be accepted, and how to ask again.
 function listener.watch(self)
   local st = check_self(self, "wait")
   local function ready()
@@ -223,18 +250,17 @@ local function leave(self)
   core.sock_leave(st.sock)
 end
 
---- Closes an inherited listener here, or one that another process has taken over.
+-- Closes an inherited listener here, or one that another process has taken over.
 listener.leave = leave
 
---- Closes all of them here.
--- @param spare but this one
+-- Closes all of them here, but `spare`.
 function listener.leave_all(spare)
   for self in pairs(open) do
     if self ~= spare then leave(self) end
   end
 end
 
---- This process goes on with a listener that it has inherited, and removes its path.
+-- This process goes on with a listener that it has inherited, and removes its path.
 function listener.take_over(self) core.sock_own(check_self(self, "accept").sock) end
 
 -- The paths of AF_UNIX do not outlive their process.
@@ -247,15 +273,21 @@ local function hook_exit()
   end)
 end
 
---- Listens.
--- @param where {host, port} (port 0: any that is free), a path, "\0" and a name (of Linux,
---   without a file), or nil: a path in a directory of its own
--- @param options `authkey`: the key that both sides know; `format`: "marshal" or "pickle",
---   what its connections send; `backlog`; `family`: "AF_INET", "AF_INET6", "AF_UNIX";
---   `legacy`: let Python 3.11 and older in; `allow_code`: load functions that are received;
---   `max_message`: bytes
--- @return Listener
+--- Listens at an address.
+-- @function mp.Listener
+-- @tparam[opt] table|string where the address; without one a fresh path in a private directory
+-- @tparam[opt] table options
+-- @tparam[opt] string options.authkey the key that both sides must show to know; it is never sent
+-- @tparam[opt="marshal"] string options.format what its connections send: "marshal", or "pickle" for
+--   Python; both are received
+-- @tparam[opt] string options.family "AF_INET", "AF_INET6" or "AF_UNIX"
+-- @tparam[opt=128] integer options.backlog how many the kernel lets wait
+-- @tparam[opt=false] boolean options.legacy lets Python 3.11 and older in, which know MD5 only
+-- @tparam[opt=false] boolean options.allow_code sends functions, and loads those that are received
+-- @tparam[opt=1073741824] integer options.max_message longest message that is received, in bytes
+-- @treturn Listener
 -- @raise when the address is taken or not one of this machine
+-- @python `multiprocessing.connection.Listener`
 function listener.Listener(where, options)
   check.arg(2, "Listener", options, "table", true)
   options = options or {}

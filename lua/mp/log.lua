@@ -1,5 +1,9 @@
---- Logging: `[LEVEL/process] message` lines, one write each.
+--- Logging: `[LEVEL/process] message` lines, one write each: lines of several processes never mix.
 --
+-- The library logs what Python's does: starts and ends of children, calls of join and terminate, exit
+-- codes. Levels are "DEBUG", "INFO", "WARNING", "ERROR" and "CRITICAL".
+-- @module log
+
 -- Level and handler are ordinary variables, so that a fork hands them down. Without a
 -- handler nothing is written, and a line costs a comparison.
 
@@ -50,6 +54,39 @@ local function check_level(n, fname, value)
   return levels[value]
 end
 
+--- The logger; there is one.
+-- @type Logger
+
+--- Gets the lines in place of stderr: `function(level, message, process_name)`, or nil for silence.
+-- Can be set; it is inherited by processes started from now on.
+-- @tfield function handler
+
+--- Logs a line of the level "DEBUG".
+-- @function Logger:debug
+-- @tparam string fmt a text, or with more arguments a format as for `string.format`
+-- @param ... what goes into it
+-- @raise values that do not fit the format
+
+--- Logs a line of the level "INFO".
+-- @function Logger:info
+-- @tparam string fmt as in `Logger:debug`
+-- @param ... what goes into it
+
+--- Logs a line of the level "WARNING".
+-- @function Logger:warning
+-- @tparam string fmt as in `Logger:debug`
+-- @param ... what goes into it
+
+--- Logs a line of the level "ERROR".
+-- @function Logger:error
+-- @tparam string fmt as in `Logger:debug`
+-- @param ... what goes into it
+
+--- Logs a line of the level "CRITICAL".
+-- @function Logger:critical
+-- @tparam string fmt as in `Logger:debug`
+-- @param ... what goes into it
+
 local methods = {}
 local logger = setmetatable({}, {
   __name = "mp.Logger",
@@ -83,7 +120,7 @@ local function logging(name)
     if number < threshold then return end
     emit(name, formatted(fname, fmt, ...))
   end
-  --- log.debug, log.info …: the library's own lines.
+  -- log.debug, log.info …: the library's own lines.
   log[fname] = function(fmt, ...)
     if number < threshold then return end
     emit(name, select("#", ...) > 0 and fmt:format(...) or fmt)
@@ -92,7 +129,10 @@ end
 for name in pairs(levels) do logging(name) end
 
 --- Sets the least level that is logged, here and in processes started from now on.
--- @param name "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"
+-- @function Logger:set_level
+-- @tparam string name "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"
+-- @raise another name
+-- @python `Logger.setLevel`
 function methods:set_level(name)
   if self ~= logger then
     check.raise("calling 'set_level' on bad self (mp.Logger expected, got %s)",
@@ -104,13 +144,21 @@ end
 
 --- The logger of the library, the same in every call. It writes nothing until
 -- `log_to_stderr` was called or its `handler` was set.
--- @return logger with methods debug, info, warning, error, critical (fmt, ...) and
---   set_level(name), and the field `handler`: function(level, message, process_name)
+-- @function mp.get_logger
+-- @treturn Logger
+-- @python `multiprocessing.get_logger`
+-- @usage local logger = mp.get_logger()
+-- logger.handler = function(level, message, process) print(level, process, message) end
+-- logger:warning("%d jobs are left", 3) --> WARNING	MainProcess	3 jobs are left
 function log.get_logger() return logger end
 
 --- Makes the logger write to stderr.
--- @param name the level, as in set_level; without one what was set before, or "WARNING"
--- @return the logger
+-- @function mp.log_to_stderr
+-- @tparam[opt] string name the level, as in `Logger:set_level`; without one what was set before, or
+--   "WARNING"
+-- @treturn Logger
+-- @raise another name
+-- @python `multiprocessing.log_to_stderr`
 function log.log_to_stderr(name)
   if name ~= nil then level = check_level(1, "log_to_stderr", name) end
   handler = to_stderr

@@ -1,4 +1,13 @@
 --- Managers: a server process that owns Lua objects, and proxies that any process can use.
+--
+-- Proxies go through process arguments, queues and pool tasks. A plain table that is stored in an object
+-- is a copy, a proxy that is stored stays live. An object lives while anybody holds a proxy of it, or
+-- another object does.
+--
+-- A client that dies gives back its proxies, locks ("abandoned"), permits and
+-- waits. When the server dies, calls raise. What an operation raises is raised by the call: errors about
+-- arguments as they are, those of own types' methods as `mp.RemoteError`.
+-- @module manager
 
 local check = require "mp.check"
 local core = require "mp.core"
@@ -9,9 +18,9 @@ local server = require "mp.server"
 
 local SIGKILL, SIGTERM = 9, 15
 
---- Seconds that a server has to end after shutdown, and after SIGTERM.
+-- Seconds that a server has to end after shutdown, and after SIGTERM.
 local GRACE = 1
---- When the hook of a manager runs at the exit of its process: after its children ended.
+-- When the hook of a manager runs at the exit of its process: after its children ended.
 local EXIT_PRIORITY = -10
 
 -- The server --------------------------------------------------------------------------------------------
@@ -59,8 +68,128 @@ end
 
 -- The class ---------------------------------------------------------------------------------------------
 
---- A manager.
+--- A manager, what `mp.Manager` or a class made by `Manager:extend` gives. Each of its makers has the
+-- server make an object and gives a proxy of it.
 -- @type Manager
+
+--- Where it serves; nil without an address.
+-- @tfield table|string address
+
+--- Makes a manager. Without an address it is started at once; with one nothing runs before `start`,
+-- `serve_forever` or `connect`.
+-- @function mp.Manager
+-- @tparam[opt] table options
+-- @tparam[opt] table|string options.address where it serves, or is served: as for `mp.Listener`
+-- @tparam[opt] string options.authkey the key of the other side; by default that of the process
+-- @tparam[opt] number options.timeout seconds after which any call of its proxies is an error
+-- @tparam[opt=false] boolean options.allow_code whether functions go over connections; both sides say so
+-- @tparam[opt=1073741824] integer options.max_message longest message over a connection, in bytes
+-- @treturn Manager
+-- @raise unknown or wrong options; when no process can be started
+-- @python `multiprocessing.Manager`
+-- @usage local manager <close> = mp.Manager()
+-- local count = manager:dict { calls = 41 }
+-- local p = mp.Process(function() mp.dict.incr(count, "calls") end)
+-- p:start()
+-- p:join()
+-- print(count) --> {calls = 42}
+
+--- Makes a dictionary: its fields are its items.
+-- @function Manager:dict
+-- @tparam[opt] table t a table with its first items
+-- @treturn DictProxy
+-- @python `SyncManager.dict`
+
+--- Makes a list.
+-- @function Manager:list
+-- @tparam[opt] table t its first items
+-- @treturn ListProxy
+-- @python `SyncManager.list`
+
+--- Makes a set.
+-- @function Manager:set
+-- @tparam[opt] table t a list of members, or a table `{[member] = true}`
+-- @treturn SetProxy
+
+--- Makes a namespace: a dictionary that is shown as one.
+-- @function Manager:Namespace
+-- @tparam[opt] table t a table with its first fields
+-- @treturn DictProxy
+-- @python `SyncManager.Namespace`
+
+--- Makes what `mp.Lock` makes, in the server.
+-- @function Manager:Lock
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Lock`
+
+--- Makes what `mp.RLock` makes, in the server.
+-- @function Manager:RLock
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.RLock`
+
+--- Makes what `mp.Semaphore` makes, in the server.
+-- @function Manager:Semaphore
+-- @tparam[opt=1] integer n how many permits there are
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Semaphore`
+
+--- Makes what `mp.BoundedSemaphore` makes, in the server.
+-- @function Manager:BoundedSemaphore
+-- @tparam[opt=1] integer n how many permits there are
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.BoundedSemaphore`
+
+--- Makes what `mp.Condition` makes, in the server.
+-- @function Manager:Condition
+-- @tparam[opt] table lock a Lock or RLock of this manager; an RLock without it
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Condition`
+
+--- Makes what `mp.Event` makes, in the server.
+-- @function Manager:Event
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Event`
+
+--- Makes what `mp.Barrier` makes, in the server.
+-- @function Manager:Barrier
+-- @tparam integer parties how many it takes
+-- @tparam[opt] function action what is called, in the server, before all go on
+-- @tparam[opt] number timeout seconds that a wait without a time-out waits
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Barrier`
+
+--- Makes what `mp.Queue` makes, in the server. It has no descriptor: `fileno` is an error.
+-- @function Manager:Queue
+-- @tparam[opt=0] integer maxsize how many items it holds at most; 0: no bound
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Queue`
+
+--- Makes what `mp.JoinableQueue` makes, in the server.
+-- @function Manager:JoinableQueue
+-- @tparam[opt=0] integer maxsize how many items it holds at most; 0: no bound
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.JoinableQueue`
+
+--- Makes what `mp.Value` makes, in the server.
+-- @function Manager:Value
+-- @tparam string typecode as for `mp.Value`
+-- @tparam[opt=0] number|string initial what it begins with
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Value`
+
+--- Makes what `mp.Array` makes, in the server.
+-- @function Manager:Array
+-- @tparam string typecode as for `mp.Array`
+-- @tparam integer|table|string init a size, or the elements
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Array`
+
+--- Makes what `mp.Pool` makes, in the server. Its workers are children of the server.
+-- @function Manager:Pool
+-- @tparam[opt] integer|table options as for `mp.Pool`
+-- @return a proxy with the methods of the local twin, time-outs included
+-- @python `SyncManager.Pool`
+
 local Manager = {}
 
 local builtin = {}
@@ -149,8 +278,10 @@ local function load_server(st)
   if next(st.types) then require "mp.parking" end
 end
 
---- Starts the server.
--- @raise when the address cannot be had, or no process be started
+--- Starts the server of a manager that has an address.
+-- @function Manager:start
+-- @python `BaseManager.start`
+-- @raise when it runs already; when the address cannot be had, or no process be started
 function Manager:start()
   local st = state_of(self, "start")
   check_status(st, "start", "initial")
@@ -167,7 +298,10 @@ function Manager:start()
   st.unhook = hook_exit(st)
 end
 
---- Serves in this process, until somebody who is connected calls shutdown, or Ctrl-C.
+--- Serves in this process, until somebody who is connected calls `shutdown`, or Ctrl-C.
+-- @function Manager:serve_forever
+-- @raise when it runs already; when the address cannot be had; "interrupted!"
+-- @python `Server.serve_forever`
 function Manager:serve_forever()
   local st = state_of(self, "serve_forever")
   check_status(st, "serve", "initial")
@@ -180,8 +314,12 @@ function Manager:serve_forever()
 end
 
 --- Connects to a server that runs elsewhere.
--- @param timeout seconds
--- @return true; or nil and "refused", "denied", "unreachable" or "timeout"
+-- @function Manager:connect
+-- @tparam[opt] number timeout seconds
+-- @treturn boolean|nil true; nil when there is no connection
+-- @treturn string|nil "refused", "denied", "unreachable" or "timeout"
+-- @raise when it has no address, or was started
+-- @python `BaseManager.connect`, which raises
 function Manager:connect(timeout)
   local st = state_of(self, "connect")
   check.timeout(1, "connect", timeout)
@@ -200,7 +338,11 @@ function Manager:connect(timeout)
 end
 
 --- Ends the server, and with it all of its objects: calls of their proxies are errors from
--- now on. Idempotent.
+-- now on. Idempotent. `<close>` does it too, to a server that was started here; a connected one is
+-- only left.
+-- @function Manager:shutdown
+-- @raise in another process than the one that started it
+-- @python `BaseManager.shutdown`
 function Manager:shutdown()
   local st = state_of(self, "shutdown")
   if st.status == "connected" then
@@ -284,8 +426,17 @@ local function construct(class, options)
   return self
 end
 
---- Makes a class with types of its own.
--- @param name its name, the first part of the names of its servers
+--- Makes a class of managers, with types of its own.
+-- @function Manager:extend
+-- @tparam string name its name, the first part of the names of its servers
+-- @treturn table the class; call it as `mp.Manager`
+-- @python `class My(BaseManager)`
+-- @usage local My = mp.Manager:extend("My")
+-- My:register("Counter", function(n)
+--   return { next = function() n = n + 1 return n end }
+-- end)
+-- local manager <close> = My()
+-- print(manager:Counter(41):next()) --> 42
 function Manager:extend(name)
   if type(self) ~= "table" or not rawget(self, "extend_of") then
     check.raise("calling 'extend' on bad self (mp.Manager class expected)")
@@ -295,10 +446,15 @@ function Manager:extend(name)
 end
 
 --- Registers a type: `m:name(...)` calls make(...) in the server and gives a proxy of what
--- that returns, on which its methods can be called, but those that begin with '_'.
--- @param name of the type
--- @param make function, or anything that can be called; nil: managers of this class only
---   connect to those that have one
+-- that returns, on which its methods can be called, but those that begin with '_'. A method that
+-- sleeps, or waits for a queue, lock, semaphore or event, lets others be served meanwhile; one that
+-- computes delays them.
+-- @function Manager:register
+-- @tparam string name of the type
+-- @tparam[opt] function make anything that can be called; without it managers of this class only connect
+--   to those that have one
+-- @raise a name that managers have already
+-- @python `BaseManager.register`
 function Manager:register(name, make)
   if type(self) ~= "table" or not rawget(self, "extend_of") then
     check.raise("calling 'register' on bad self (mp.Manager class expected)")

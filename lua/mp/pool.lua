@@ -1,5 +1,13 @@
 --- Pools: calls that are shared out to worker processes.
 --
+-- Workers start when the pool is made, with what the script had then; functions that are made later
+-- go to them, closures included, and changes that they make to their upvalues stay in the worker.
+--
+-- Every call comes to an end: with a result, an error, a lost worker or a time-out. A worker that dies
+-- is replaced at once, its task is tried again (`retries`) or fails with an `mp.RemoteError` that names
+-- the signal, and the others go on. Workers ignore Ctrl-C; the process that made the pool raises it once.
+-- @module pool
+
 -- This file has what a script sees: arguments, options, the kinds of calls. How a call
 -- becomes batches and comes to its end is in pump.lua; iterators are in stream.lua; the
 -- workers are behind the seam, engine.lua or inline.lua.
@@ -96,10 +104,27 @@ end
 
 -- Arguments -----------------------------------------------------------------------
 
---- A pool of worker processes.
+--- A pool of worker processes. Only the process that made it can use it. Leaving the scope of a
+-- `<close>` pool terminates it. Options of calls:
+--
+-- | option | of | meaning |
+-- | --- | --- | --- |
+-- | `timeout` | all | seconds for the whole call; then it gives nil, "timeout" |
+-- | `task_timeout` | all | seconds for each task: an error in it first, after `grace` the end of its worker |
+-- | `retries` | all | how often a task is tried again when its worker died; the pool's by default |
+-- | `chunksize` | maps, imaps | items that go to a worker together; by default what takes some milliseconds |
+-- | `progress` | maps, imaps | true, or a label: a bar on a terminal, plain lines elsewhere, on stderr |
+-- | `window` | imaps | how many items are taken from the input ahead of the reader; bounded by default |
+-- | `callback` | the `_async` ones | called with the result, inside a later call into the pool |
+-- | `error_callback` | the `_async` ones | called with the error, inside a later call into the pool |
+--
 -- @type Pool
 local Pool = {}
 
+--- How many workers it has.
+-- @tfield integer processes
+
+-- Of pools.
 local metatable = { __name = "mp.Pool", __mp = "mp.Pool", __index = Pool }
 
 local function state_of(self, method)
@@ -214,22 +239,25 @@ end
 local new_apply, new_apply_async = applying("apply", apply_options), applying("apply_async", apply_async_options)
 
 --- Calls f in a worker and waits for its result.
--- @param f function
--- @param args table of its arguments; `n` is their number if it is there
--- @param opts timeout, task_timeout (seconds), retries (how often the task is tried again
---   when its worker died)
--- @return the first value that f returned; nil, "timeout"
--- @raise the task's error, an mp.RemoteError
+-- @function Pool:apply
+-- @tparam function f any function that can be marshalled
+-- @tparam[opt] table args its arguments; `n` is their number if it is there
+-- @tparam[opt] table opts timeout, task_timeout, retries
+-- @return the first value that f returned; nil when the time is over
+-- @treturn string|nil "timeout"
+-- @raise the task's error, an `mp.RemoteError`
+-- @python `Pool.apply(f, args)`
 function Pool:apply(f, args, opts)
   return run(new_apply(self, f, args, opts))
 end
 
 --- Calls f in a worker, and does not wait.
--- @param f function
--- @param args table of its arguments
--- @param opts callback (called with the value), error_callback (with the error); and as
---   for apply. They are called inside a later call into the pool.
--- @return AsyncResult
+-- @function Pool:apply_async
+-- @tparam function f any function that can be marshalled
+-- @tparam[opt] table args its arguments
+-- @tparam[opt] table opts timeout, task_timeout, retries, callback, error_callback
+-- @treturn AsyncResult
+-- @python `Pool.apply_async(f, args, callback=, error_callback=)`, whose callbacks run in a thread
 function Pool:apply_async(f, args, opts)
   return start(self, new_apply_async(self, f, args, opts))
 end
@@ -266,28 +294,46 @@ local new_starmap_async = mapping("starmap_async", true, true)
 
 --- Calls f for every item of a list and waits for all results. The first error that
 -- becomes known is raised, and the rest is cancelled.
--- @param f function of one item
--- @param list list (`n` is its length if it is there), or function that returns an item
---   at each call and nil at the end
--- @param opts chunksize (items that go to a worker together; by default as many as take
---   about two milliseconds), timeout (seconds for all of it), task_timeout (for each task),
---   retries (how often a task is tried again when its worker died), progress (true or a
---   label: shows a bar on stderr)
--- @return list of results, with holes where they are nil; or nil, "timeout"
--- @raise the error of a task, an mp.RemoteError
+-- @function Pool:map
+-- @tparam function f of one item
+-- @tparam table|function list a list (`n` is its length if it is there), or a function that returns
+--   an item at each call and nil at the end
+-- @tparam[opt] table opts chunksize, timeout, task_timeout, retries, progress
+-- @treturn table|nil list of results, with holes where they are nil; nil when the time is over
+-- @treturn string|nil "timeout"
+-- @raise the error of a task, an `mp.RemoteError`
+-- @python `Pool.map(f, iterable, chunksize)`, which waits for all the rest before it raises
 function Pool:map(f, list, opts) return run(new_map(self, f, list, opts)) end
 
---- The same, where every item is a list of arguments.
+--- As `Pool:map`, where every item is a list of arguments.
+-- @function Pool:starmap
+-- @tparam function f of several arguments
+-- @tparam table|function list lists of arguments
+-- @tparam[opt] table opts as for `Pool:map`
+-- @treturn table|nil list of results
+-- @treturn string|nil "timeout"
+-- @raise as `Pool:map`
+-- @python `Pool.starmap`
 function Pool:starmap(f, list, opts) return run(new_starmap(self, f, list, opts)) end
 
---- The same as map, and does not wait. All of it is submitted at once.
--- @param opts as for map, and callback (called with the list of results), error_callback
--- @return AsyncResult
+--- As `Pool:map`, and does not wait. All of it is submitted at once.
+-- @function Pool:map_async
+-- @tparam function f of one item
+-- @tparam table|function list as for `Pool:map`
+-- @tparam[opt] table opts as for `Pool:map`, and callback, error_callback
+-- @treturn AsyncResult
+-- @python `Pool.map_async`
 function Pool:map_async(f, list, opts)
   return start(self, new_map_async(self, f, list, opts))
 end
 
---- The same, where every item is a list of arguments.
+--- As `Pool:map_async`, where every item is a list of arguments.
+-- @function Pool:starmap_async
+-- @tparam function f of several arguments
+-- @tparam table|function list lists of arguments
+-- @tparam[opt] table opts as for `Pool:map_async`
+-- @treturn AsyncResult
+-- @python `Pool.starmap_async`
 function Pool:starmap_async(f, list, opts)
   return start(self, new_starmap_async(self, f, list, opts))
 end
@@ -311,21 +357,34 @@ end
 --- Calls f for every item of a list or iterator, which is read only as far ahead as the
 -- window; in memory are no more items and results than that.
 -- @function Pool:imap
--- @param f function of one item
--- @param list list, or function that returns an item at each call and nil at the end
--- @param opts as for map, and window: how many items are taken ahead of the reader. When
---   `timeout` is over the iterator returns nil, "timeout".
--- @return iterator of index, value in the order of the input. It raises the error of a
---   failed task at its place; called again it goes on. Leaving the loop cancels the rest.
+-- @tparam function f of one item
+-- @tparam table|function list a list, or a function that returns an item at each call and nil at the
+--   end
+-- @tparam[opt] table opts chunksize, timeout, task_timeout, retries, progress, window
+-- @treturn function iterator of `index, value` in the order of the input. It raises the error of a
+--   failed task at its place; called again it goes on. Leaving the loop cancels the rest. When
+--   `timeout` is over it gives nil, "timeout".
+-- @python `Pool.imap`, which reads all of the input at once
+-- @usage local pool <close> = mp.Pool(2)
+-- for i, word in pool:imap(string.upper, ("one two"):gmatch "%a+") do print(i, word) end
+-- --> 1	ONE
+-- --> 2	TWO
 Pool.imap = iterating("imap", true)
 
---- The same in the order in which the results come.
+--- As `Pool:imap`, in the order in which the results come.
 -- @function Pool:imap_unordered
+-- @tparam function f of one item
+-- @tparam table|function list as for `Pool:imap`
+-- @tparam[opt] table opts as for `Pool:imap`
+-- @treturn function iterator of `index, value`
+-- @python `Pool.imap_unordered`
 Pool.imap_unordered = iterating("imap_unordered", false)
 
 -- Ends ----------------------------------------------------------------------------
 
 --- Lets no more calls in. What was submitted runs to its end, then the workers end.
+-- @function Pool:close
+-- @python `Pool.close`
 function Pool:close()
   local st = state_of(self, "close")
   pump.look(st)
@@ -333,6 +392,8 @@ function Pool:close()
 end
 
 --- Ends the workers at once. What was not finished ends with an error.
+-- @function Pool:terminate
+-- @python `Pool.terminate`
 function Pool:terminate()
   local st = state_of(self, "terminate")
   pump.terminate(st)
@@ -363,8 +424,11 @@ local function run_out(st, deadline)
 end
 
 --- Waits for the end of all tasks and workers, after `close` or `terminate`.
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return whether they have ended
+-- @function Pool:join
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @treturn boolean whether they have ended
+-- @raise before `close` or `terminate`
+-- @python `Pool.join`, which has no time-out
 function Pool:join(timeout)
   local st = state_of(self, "join")
   check.timeout(1, "join", timeout)
@@ -421,12 +485,22 @@ end
 local pool = {}
 
 --- Makes a pool; its workers start at once, with what the script has now.
--- @param options number of workers (mp.cpu_count() by default, 0 runs everything in the
---   caller); or table: processes; initializer, called in each worker with initargs (a
---   table) before its first task; maxtasksperchild, after which a worker is replaced;
---   retries, as in the calls; seed, an integer of which every task gets its own random
---   stream; grace, seconds from "task timed out" to the end of the worker
--- @return Pool
+-- @function mp.Pool
+-- @tparam[opt] integer|table options the number of workers, or:
+-- @tparam[opt] integer options.processes number of workers; `mp.cpu_count()` by default, 0 runs
+--   everything in the caller, in order
+-- @tparam[opt] function options.initializer called in each worker before its first task
+-- @tparam[opt] table options.initargs its arguments
+-- @tparam[opt] integer options.maxtasksperchild number of tasks after which a worker is replaced
+-- @tparam[opt=0] integer options.retries how often a task is tried again when its worker died
+-- @tparam[opt] integer options.seed gives every task a stream of `math.random` of its own, whichever
+--   worker runs it
+-- @tparam[opt=1] number options.grace seconds from "task timed out" to the end of the worker
+-- @treturn Pool
+-- @raise unknown or wrong options; when no process can be started
+-- @python `multiprocessing.Pool(processes, initializer, initargs, maxtasksperchild)`
+-- @usage local pool <close> = mp.Pool(4)
+-- print(pool:apply(math.sqrt, { 16 })) --> 4.0
 function pool.Pool(options, ...)
   if select("#", ...) > 0 then
     check.arg_error(2, "Pool", "options go into one table: Pool{ processes = …, initializer = … }")

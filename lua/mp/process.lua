@@ -1,5 +1,18 @@
---- Processes: the class, the children of this process, the end of a program.
+--- Processes: functions that run in a process of their own, made by fork.
 --
+-- A child begins as a copy of its parent, with all that the script had; what it changes stays its own,
+-- but for what is shared (queues, values, locks ...). The target may be any function, closures included.
+--
+-- * At its end a process flushes stdout, terminates its pools and its daemons (SIGTERM, after 5 s
+--   SIGKILL), joins its other children, and ends its managers last. This holds for the end of a script,
+--   an error and `os.exit`.
+-- * When a process is killed, every process below it is killed by the kernel within a second, except
+--   those started with `detach = true`.
+-- * An error prints `Process NAME:` and the traceback to stderr; the exit code is 1 then.
+-- * `math.random` is seeded anew in a child, so that siblings differ; `math.randomseed(42)` in the main
+--   program makes all of them repeatable.
+-- @module process
+
 -- An instance keeps what the library knows of it in one hidden table, `_mp`; all other
 -- fields are the script's. What only the kernel knows is behind `handle`, a userdata of
 -- the core. All of it is copied by a fork: `owner` tells in which process an object may
@@ -13,7 +26,7 @@ local oslib = os
 local random, randomseed = math.random, math.randomseed
 local SIGINT, SIGKILL, SIGTERM = 2, 9, 15
 
---- Seconds that a daemon has between SIGTERM and SIGKILL at the end of its parent.
+-- Seconds that a daemon has between SIGTERM and SIGKILL at the end of its parent.
 local DAEMON_GRACE = 5
 
 local process = {}
@@ -164,13 +177,58 @@ end
 
 -- The class -------------------------------------------------------------------------
 
---- A process, not started yet.
+--- A process: one that was made by `mp.Process`, the current one, or its parent.
+-- `<close>` on a child that runs joins it; when an error leaves the scope it is terminated first.
 -- @type Process
 local Process = {}
 
---- Called with the arguments of the constructor: `Process(f, ...)`, or
--- `Process{ target = f, args = {...}, name =, daemon =, detach =, cpu =, nice =, memory =,
--- stdin =, stdout =, stderr = }`. A subclass replaces it and need not call it.
+--- Its name: `Process-1` by default, `Process-1:1` for a child of that, `MainProcess` for the main
+-- one. Can be set.
+-- @tfield string name
+
+--- Whether it is terminated, not joined, at the end of its parent. Can be set before it is started;
+-- inherited by its children.
+-- @tfield boolean daemon
+
+--- Its number; nil before it was started.
+-- @tfield integer pid
+
+--- Its exit code; nil while it runs, `-N` when signal N ended it.
+-- @tfield integer exitcode
+
+--- A descriptor that polls readable when it has ended; it stays the process's.
+-- @tfield integer sentinel
+
+--- The key with which it makes managers that listen at an address. Can be set; inherited.
+-- @tfield string authkey
+
+--- Makes a process, which is not started yet. `mp.Process(f, ...)` is the short form: a function and
+-- its arguments.
+-- @function mp.Process
+-- @tparam[opt] table options without them, `run` of a subclass is all that there is
+-- @tparam function options.target what runs in the process; any function, or a callable table
+-- @tparam[opt] table options.args its arguments; may hold nils when it was made by `table.pack`
+-- @tparam[opt] string options.name by default `Process-1` and so on
+-- @tparam[opt] boolean options.daemon terminated, not joined, when its parent ends; by default as its
+--   parent
+-- @tparam[opt=false] boolean options.detach outlives its parent, in a session of its own; not in
+--   `mp.active_children`
+-- @tparam[opt] integer|table options.cpu the processors that it may use, from 0
+-- @tparam[opt=0] integer options.nice added to its nice value
+-- @tparam[opt] integer options.memory limit of its private memory, in bytes
+-- @tparam[opt] string|file options.stdin a path or an open file; /dev/null without it
+-- @tparam[opt] string|file options.stdout a path or an open file; the parent's without it
+-- @tparam[opt] string|file options.stderr a path or an open file; the parent's without it
+-- @treturn Process
+-- @raise unknown or wrong options
+-- @python `multiprocessing.Process`; detach, cpu, nice, memory and the streams are mplua's
+-- @usage local p = mp.Process { target = print, args = { "hello" }, name = "greeter" }
+-- p:start() --> hello
+-- p:join()
+
+--- Called by the constructor with its arguments. A subclass replaces it, and need not call this one.
+-- @function Process:init
+-- @param ... what the constructor was given
 function Process:init(...)
   local state = state_of(self, "init")
   local first, n = ..., select("#", ...)
@@ -186,6 +244,8 @@ function Process:init(...)
 end
 
 --- What the process does: calls the target. A subclass replaces it.
+-- @function Process:run
+-- @python `Process.run`
 function Process:run()
   local state = state_of(self, "run")
   local target, args = state.target, state.args
@@ -196,7 +256,10 @@ end
 local bootstrap
 
 --- Starts the process, once.
--- @raise when the system refuses: too many processes, a redirection that cannot be opened
+-- @function Process:start
+-- @raise when it was started before, or was made by another process; when the system refuses: too
+--   many processes, a redirection that cannot be opened
+-- @python `Process.start`
 function Process:start()
   local state = state_of(self, "start")
   check_open(state)
@@ -215,8 +278,11 @@ function Process:start()
 end
 
 --- Waits for its end.
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return whether it has ended
+-- @function Process:join
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @treturn boolean whether it has ended
+-- @raise before it was started; for a process that is neither a child nor the parent
+-- @python `Process.join`, which returns nothing
 function Process:join(timeout)
   local state = state_of(self, "join")
   check.timeout(1, "join", timeout)
@@ -225,6 +291,9 @@ function Process:join(timeout)
 end
 
 --- Whether it runs: was started and has not ended.
+-- @function Process:is_alive
+-- @treturn boolean
+-- @python `Process.is_alive`
 function Process:is_alive()
   local state = state_of(self, "is_alive")
   check_open(state)
@@ -244,15 +313,21 @@ end
 
 --- Sends it SIGTERM; nothing when it has ended.
 -- @function Process:terminate
+-- @python `Process.terminate`
 signalling("terminate", SIGTERM)
 --- Sends it SIGKILL; nothing when it has ended.
 -- @function Process:kill
+-- @python `Process.kill`
 signalling("kill", SIGKILL)
 --- Sends it SIGINT, as Ctrl-C does; nothing when it has ended.
 -- @function Process:interrupt
+-- @python `Process.interrupt` of Python 3.14
 signalling("interrupt", SIGINT)
 
---- Gives back what belongs to it; an error while it runs.
+--- Gives back what belongs to it. Its pid and exit code are gone then.
+-- @function Process:close
+-- @raise while it runs
+-- @python `Process.close`
 function Process:close()
   local state = state_of(self, "close")
   if state.status == "closed" then return end
@@ -377,7 +452,14 @@ local function make_class(class, name, base)
 end
 
 --- Makes a subclass: redefine `run`, and `init` for constructor arguments of its own.
--- @param name its name, the first part of the names of its processes
+-- @function Process:extend
+-- @tparam string name its name, the first part of the names of its processes
+-- @treturn table the class; call it to make a process
+-- @python `class Counter(Process)`
+-- @usage local Counter = mp.Process:extend("Counter")
+-- function Counter:init(n) self.n = n end
+-- function Counter:run() print(self.name, self.n) end
+-- Counter(5):start() --> Counter-1	5
 function Process:extend(name)
   if type(self) ~= "table" or rawget(self, "_mp") or not self.extend then
     check.raise("calling 'extend' on bad self (mp.Process class expected)")
@@ -440,21 +522,21 @@ local function start_helper(name, place, index, options, f)
   return state.handle, check.call(core.start, state.handle, name, options, bootstrap, self)
 end
 
---- Starts the nursery of a pool: a child that scripts do not see. It is in no list, has no
+-- Starts the nursery of a pool: a child that scripts do not see. It is in no list, has no
 -- number among the Processes, is neither joined nor ended when this process ends, logs
 -- nothing, and Ctrl-C is nothing to it.
--- @param f what it does
--- @return core process, pid
+-- f: what it does
+-- Returns core process, pid
 function process.start_nursery(f)
   hidden = hidden + 1
   local place = current._mp.place
   return start_helper("PoolNursery-" .. place_of(hidden), place, -hidden, NURSERY, f)
 end
 
---- Starts the server of a manager: a child that scripts do not see, as a nursery.
--- @param name its name, to which its place in the tree is added
--- @param f what it does
--- @return core process, pid, name
+-- Starts the server of a manager: a child that scripts do not see, as a nursery.
+-- name: its name, to which its place in the tree is added
+-- f: what it does
+-- Returns core process, pid, name
 function process.start_server(name, f)
   servers = servers + 1
   name = name .. "-" .. place_of(servers)
@@ -462,24 +544,29 @@ function process.start_server(name, f)
   return handle, pid, name
 end
 
---- Starts a worker, in a nursery. Its parent, as far as scripts know, is the process that
+-- Starts a worker, in a nursery. Its parent, as far as scripts know, is the process that
 -- has started the nursery.
--- @param place its place in the tree
--- @param index different for all of them: what its random stream depends on
--- @param f what it does
--- @return core process, pid
+-- place: its place in the tree
+-- index: different for all of them: what its random stream depends on
+-- f: what it does
+-- Returns core process, pid
 function process.start_worker(name, place, index, f)
   return start_helper(name, place, index, WORKER, f)
 end
 
---- The place in the tree of child number n of this process.
+-- The place in the tree of child number n of this process.
 process.place_of = place_of
 
 --- The process that calls it.
+-- @function mp.current_process
+-- @treturn Process
+-- @python `multiprocessing.current_process`
 function process.current_process() return current end
 
---- The process that started this one; nil in the main one.
--- @return Process with name, pid, is_alive() and join(timeout)
+--- The process that started this one.
+-- @function mp.parent_process
+-- @treturn Process|nil with `name`, `pid`, `is_alive` and `join`; nil in the main process
+-- @python `multiprocessing.parent_process`
 function process.parent_process()
   if origin and not parent then
     local was = origin._mp
@@ -500,15 +587,17 @@ local function in_order(set)
   return list
 end
 
---- The children of this process that run and are not detached; reaps those that ended.
--- @return array of Processes
+--- The children of this process that run and are not detached; reaps those that have ended.
+-- @function mp.active_children
+-- @treturn table array of Processes, in the order in which they were started
+-- @python `multiprocessing.active_children`
 function process.active_children()
   core.member()
   reap_all()
   return in_order(children)
 end
 
---- For mp.wait: what to watch, and whether it has ended already.
+-- For mp.wait: what to watch, and whether it has ended already.
 function process.watch(self)
   local state = self._mp
   if state.status ~= "parent" then check_child(state, "wait for") end
@@ -518,10 +607,10 @@ end
 
 -- The end of a program ------------------------------------------------------------------
 
---- Has `f` called at the end of this process (not of its children), before its own
+-- Has `f` called at the end of this process (not of its children), before its own
 -- children are ended, or after that if its priority is negative; higher priorities first,
 -- then the latest first.
--- @return function that takes the hook back
+-- Returns function that takes the hook back
 function process.at_exit(priority, f)
   local hook = { priority = priority, f = f }
   local at = 1

@@ -1,4 +1,5 @@
 --- The faces of a manager's objects: one class of proxies for each kind.
+-- @module proxies
 
 local check = require "mp.check"
 local core = require "mp.core"
@@ -94,12 +95,16 @@ local function dict_class(name, prefix)
   }, name
 end
 
---- A dictionary of a manager: its fields are its items, in the order in which they came.
+--- A dictionary, or a namespace, of a manager. Its fields are its items, in the order in which they
+-- came: `d[k]`, `d[k] = v` (nil takes the item out), `#d` (how many), `pairs(d)`, `tostring(d)`. So what
+-- can be done with it are functions, those of `mp.dict`. Keys are strings, numbers and booleans.
+-- @type DictProxy
+
 proxy.class("dict", "mp.DictProxy", (dict_class("mp.DictProxy", "")))
---- The same, shown as what it is.
+-- The same, shown as what it is.
 proxy.class("namespace", "mp.NamespaceProxy", (dict_class("mp.NamespaceProxy", "Namespace")))
 
---- Operations on dictionaries and namespaces, each one trip to the server and atomic.
+-- Operations on dictionaries and namespaces, each one trip to the server and atomic.
 local dict = {}
 
 local function operation(name, f)
@@ -113,29 +118,77 @@ local function operation(name, f)
   end
 end
 
---- keys(d): array of the keys.
+--- The keys, in the order in which they came.
+-- @function mp.dict.keys
+-- @tparam DictProxy d of a manager
+-- @treturn table array of the keys
+-- @python `d.keys()`
 operation "keys"
---- values(d): array of the values, in the order of the keys.
+--- The values, in the order of the keys.
+-- @function mp.dict.values
+-- @tparam DictProxy d of a manager
+-- @treturn table array of the values
+-- @python `d.values()`
 operation "values"
---- get(d, key, default): the value, or default.
+--- The value of a key.
+-- @function mp.dict.get
+-- @tparam DictProxy d of a manager
+-- @param key string, number or boolean
+-- @param[opt] default what is returned when there is none
+-- @return the value, or default
+-- @python `d.get(key, default)`
 operation "get"
---- pop(d, key, default): takes an item out; its value, or default.
+--- Takes an item out.
+-- @function mp.dict.pop
+-- @tparam DictProxy d of a manager
+-- @param key string, number or boolean
+-- @param[opt] default what is returned when there is none
+-- @return its value, or default
+-- @python `d.pop(key, default)`, which raises without a default
 operation "pop"
---- setdefault(d, key, value): the value of the key, which is set if it has none.
+--- Sets a key that has no value.
+-- @function mp.dict.setdefault
+-- @tparam DictProxy d of a manager
+-- @param key string, number or boolean
+-- @param value what it is set to
+-- @return its value, the old one or the new
+-- @python `d.setdefault(key, value)`
 operation "setdefault"
---- update(d, t): sets all items of a table, or of another dictionary.
+--- Sets all items of a table, or of another dictionary; all of them or, when a key cannot be one, none.
+-- @function mp.dict.update
+-- @tparam DictProxy d of a manager
+-- @tparam table t its items, or a DictProxy
+-- @python `d.update(t)`
 operation("update", function(d, t)
   check.arg(2, "update", t, "table")
   local other = proxy.ref(t) and dict.copy(t) or t
   call(d, "update", other)
 end)
---- clear(d): takes all items out.
+--- Takes all items out.
+-- @function mp.dict.clear
+-- @tparam DictProxy d of a manager
+-- @python `d.clear()`
 operation "clear"
---- copy(d): a plain table with the items.
+--- A plain table with the items.
+-- @function mp.dict.copy
+-- @tparam DictProxy d of a manager
+-- @treturn table
+-- @python `d.copy()`
 operation "copy"
---- incr(d, key, by = 1): adds to a number, 0 if there is none; the new value.
+--- Adds to a number, in one step; one that is not there counts as 0.
+-- @function mp.dict.incr
+-- @tparam DictProxy d of a manager
+-- @param key string, number or boolean
+-- @tparam[opt=1] number by what is added
+-- @treturn number the sum
+-- @raise a value that is no number
 operation "incr"
---- contains(d, key): whether there is such an item.
+--- Whether there is such an item.
+-- @function mp.dict.contains
+-- @tparam DictProxy d of a manager
+-- @param key string, number or boolean
+-- @treturn boolean
+-- @python `key in d`
 operation "contains"
 
 local pairs_of = { __call = function(self, _, key)
@@ -143,7 +196,18 @@ local pairs_of = { __call = function(self, _, key)
   if self[i] then return self[i][1], self[i][2] end
 end }
 
---- items(d): array of {key, value}. It also serves a loop: for key, value in mp.dict.items(d).
+--- Keys and values, as they were at one time.
+-- @function mp.dict.items
+-- @tparam DictProxy d of a manager
+-- @treturn table array of `{key, value}`, which also serves a loop
+-- @usage local manager <close> = mp.Manager()
+-- local d = manager:dict()
+-- d.first = 1
+-- d.second = 2
+-- for key, value in mp.dict.items(d) do print(key, value) end
+-- --> first	1
+-- --> second	2
+-- @python `d.items()`
 operation("items", function(d)
   local keys, values = call(d, "both")
   local list, at = {}, {}
@@ -153,16 +217,78 @@ end)
 
 -- Lists ----------------------------------------------------------------------------------------------
 
+--- A list of a manager: `l[i]` from 1, `#l`, `ipairs(l)`, `tostring(l)`; `l[#l + 1] = v` appends, farther
+-- raises. Each method is one trip to the server and atomic.
+-- @type ListProxy
+
+--- Appends an item.
+-- @function ListProxy:append
+-- @param value not nil
+-- @python `list.append`
+
+--- Inserts an item, as `table.insert`.
+-- @function ListProxy:insert
+-- @tparam[opt] integer i where; at the end without it
+-- @param value not nil
+-- @raise an index that is out of range
+-- @python `list.insert`, which counts from 0
+
+--- Takes an item out.
+-- @function ListProxy:pop
+-- @tparam[opt=#l] integer i which one
+-- @return the item
+-- @raise an empty list, an index that is out of range
+-- @python `list.pop`
+
+--- Takes the first item out that is equal to a value.
+-- @function ListProxy:remove
+-- @param value that item
+-- @treturn boolean whether there was one
+-- @python `list.remove`, which raises
+
+--- Turns the order round.
+-- @function ListProxy:reverse
+-- @python `list.reverse`
+
+--- Sorts it, in the server.
+-- @function ListProxy:sort
+-- @tparam[opt] function less as for `table.sort`
+-- @raise what cannot be compared; the list is as it was then
+-- @python `list.sort`
+
+--- Where the first item is that is equal to a value.
+-- @function ListProxy:index
+-- @param value that item
+-- @treturn integer|nil its index
+-- @python `list.index`, which raises
+
+--- How many items are equal to a value.
+-- @function ListProxy:count
+-- @param value those items
+-- @treturn integer
+-- @python `list.count`
+
+--- A plain table with the items.
+-- @function ListProxy:copy
+-- @treturn table
+-- @python `list.copy`
+
+--- Takes all items out.
+-- @function ListProxy:clear
+-- @python `list.clear`
+
 local list_methods = methods_of "append insert pop remove extend reverse sort index count copy clear"
 
 --- Appends the items of a table or of another list.
+-- @function ListProxy:extend
+-- @tparam table other a list, or a ListProxy
+-- @python `list.extend`
 function list_methods:extend(other)
   check.arg(1, "extend", other, "table")
   if proxy.ref(other) then other = call(other, "copy") end
   call(self, "extend", other)
 end
 
---- A list of a manager: l[i], #l, ipairs, and methods.
 proxy.class("list", "mp.ListProxy", {
   __index = function(self, key)
     if math.type(key) == "integer" then return call(self, "get", key) end
@@ -176,9 +302,46 @@ proxy.class("list", "mp.ListProxy", {
 
 -- Sets -----------------------------------------------------------------------------------------------
 
+--- A set of a manager: `s[member]` is true or nil, unless a method has that name, and can be set to
+-- true or nil; `#s`, `pairs(s)`, `tostring(s)`. Members are strings, numbers and booleans.
+-- @type SetProxy
+
+--- Adds a member.
+-- @function SetProxy:add
+-- @param member string, number or boolean
+
+--- Takes a member out.
+-- @function SetProxy:remove
+-- @param member string, number or boolean
+-- @treturn boolean whether it was there
+
+--- Takes some member out.
+-- @function SetProxy:pop
+-- @return the member
+-- @raise an empty set
+
+--- Whether it has a member.
+-- @function SetProxy:contains
+-- @param member string, number or boolean
+-- @treturn boolean
+
+--- Takes all members out.
+-- @function SetProxy:clear
+
+--- A plain table `{[member] = true}`.
+-- @function SetProxy:copy
+-- @treturn table
+
+--- The members, in the order in which they came.
+-- @function SetProxy:values
+-- @treturn table array of the members
+
+--- Adds members.
+-- @function SetProxy:update
+-- @tparam table members a list of them, or a table `{[member] = true}`
+
 local set_methods = methods_of "add remove pop contains clear copy values update"
 
---- A set of a manager: s[member] is true or nil, and can be set to true or nil.
 proxy.class("set", "mp.SetProxy", {
   __index = function(self, key)
     if set_methods[key] then return set_methods[key] end
@@ -273,14 +436,14 @@ local queue = methods_of("qsize empty full task_done shutdown",
 function queue:put_nowait(item) return queue.put(self, item, 0) end
 function queue:get_nowait() return queue.get(self, 0) end
 
---- Iterates over the items; ends when the queue is shut down and drained.
+-- Iterates over the items; ends when the queue is shut down and drained.
 function queue:items()
   return function()
     return (queue.get(self))
   end
 end
 
---- This proxy only, as the close of a Queue.
+-- This proxy only, as the close of a Queue.
 queue.close = proxy.close
 
 function queue.fileno() check.raise("a queue of a manager has no descriptor") end

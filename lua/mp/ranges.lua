@@ -1,5 +1,6 @@
 --- Ranges: a text file in parts that begin and end where lines do.
---
+-- @module ranges
+
 -- A range is plain data, so that it is cheap to send: whoever has it opens the file. The
 -- boundaries are found by the process that makes the ranges, which reads a block or so
 -- at each of them and nothing in between.
@@ -16,8 +17,19 @@ local PROBE = 4096      -- bytes read at a boundary, where lines are short
 
 local formats = { l = false, L = true, ["*l"] = false, ["*L"] = true } -- whether lines keep their newlines
 
---- A part of a file. Fields: `path`, `offset` (bytes before it, as in file:seek), `size`
--- (bytes).
+--- A part of a text file, in whole lines; plain data, cheap to send.
+-- @type Range
+
+--- The path of the file.
+-- @tfield string path
+
+--- How many bytes of the file are before it.
+-- @tfield integer offset
+
+--- How many bytes it has.
+-- @tfield integer size
+
+-- The class goes by its name: it is a field of this module.
 local Range = { __name = "mp.Range", __mp = "mp.Range" }
 Range.__index = Range
 
@@ -81,8 +93,14 @@ end
 
 --- Iterates over the lines of the range, as io.lines does over those of a file: the file
 -- is closed at the end of the loop and when it is left early.
--- @param format "l" (the default): without the newline; "L": with it
--- @return iterator, and two nils and the file, for the loop to close
+-- @function Range:lines
+-- @tparam[opt="l"] string format "l": without the newline; "L": with it
+-- @treturn function iterator, and what the loop closes
+-- @raise when the file cannot be read
+-- @usage local range = mp.file_ranges(arg[0], 1)[1] -- this very script
+-- for line in range:lines() do
+--   if line:find "script" then print(#line > 10) break end --> true
+-- end
 function Range:lines(format)
   check_self(self, "lines")
   local keep = formats[format == nil and "l" or format]
@@ -92,7 +110,9 @@ function Range:lines(format)
 end
 
 --- The text of the range.
--- @return string; shorter than the range if the file is shorter now
+-- @function Range:read
+-- @treturn string shorter than the range if the file is shorter now
+-- @raise when the file cannot be read
 function Range:read()
   check_self(self, "read")
   local file = open_range(self)
@@ -158,12 +178,22 @@ end
 
 --- Cuts a text file into ranges of whole lines, to be read by several processes: each
 -- line is in one of them.
--- @param path of a file that does not change meanwhile; a relative one is looked up again
---   by who reads a range
--- @param parts number of ranges (fewer where there are not as many lines), or {size =
---   bytes}: at least so many in each but the last
--- @return array of ranges, none of them empty, in the order of the file; a range has the
---   methods lines(format) and read(), and the fields path, offset, size
+-- @function mp.file_ranges
+-- @tparam string path of a file that does not change meanwhile; a relative one is looked up again by
+--   who reads a range
+-- @tparam integer|table parts number of ranges (fewer where there are not as many lines), or
+--   `{ size = bytes }`: at least so many in each but the last
+-- @treturn table array of Ranges, none of them empty, in the order of the file
+-- @raise when the file cannot be read
+-- @usage local function count(range)
+--   local n = 0
+--   for _ in range:lines() do n = n + 1 end
+--   return n
+-- end
+-- local pool <close> = mp.Pool(2)
+-- local total = 0
+-- for _, n in ipairs(pool:map(count, mp.file_ranges(arg[0], 4))) do total = total + n end
+-- print(total >= 9) --> true
 local function file_ranges(path, parts)
   check.arg(1, "file_ranges", path, "string")
   local n, size = check_parts(parts)

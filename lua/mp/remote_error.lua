@@ -1,8 +1,26 @@
 --- Errors that happened in another process.
---
+-- @module remote_error
+
 -- The class is a module, so that an error which crosses to a further process (from a pool
 -- in a worker, say) arrives as one of the same class.
 
+--- What is raised when another process failed: in a task of a pool, or a method of a manager's object.
+-- `tostring` shows all of it. `mp.type(e) == "mp.RemoteError"` tells it from other errors.
+-- @type RemoteError
+
+--- The original error value, of any type.
+-- @field message
+
+--- The traceback of where it happened; nil when there is none, as for a worker that was killed.
+-- @tfield string traceback
+
+--- The name of the process.
+-- @tfield string process
+
+--- The number of the process.
+-- @tfield integer pid
+
+-- The metatable of the objects.
 local RemoteError = { __name = "mp.RemoteError", __mp = "mp.RemoteError" }
 
 local signals = {
@@ -18,14 +36,13 @@ local function text_of(value)
   return ok and text or ("(error object is a %s value)"):format(type(value))
 end
 
---- Makes an error object of a table with its fields: `message`, the original error value;
+-- Makes an error object of a table with its fields: `message`, the original error value;
 -- `traceback`, of where it happened, or nil; `process`, the name of the process; `pid`.
--- @return the table
 function RemoteError.of(fields) return setmetatable(fields, RemoteError) end
 
---- The error object for a worker that ended.
--- @param status exit code, or -N when signal N killed it
--- @param doing what it was at: "while it ran task 5"
+-- The error object for a worker that ended.
+-- status: exit code, or -N when signal N killed it
+-- doing: what it was at: "while it ran task 5"
 function RemoteError.lost(status, doing, process, pid)
   local how = "ended"
   if status and status < 0 then

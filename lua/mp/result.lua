@@ -1,4 +1,5 @@
 --- What the asynchronous calls of a pool return.
+-- @module result
 
 local check = require "mp.check"
 local core = require "mp.core"
@@ -29,9 +30,13 @@ local function deadline_of(n, fname, timeout)
   return timeout and core.monotonic() + timeout
 end
 
---- The result; raises the task's error.
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return what the function returned (for maps: the list), or nil, "timeout"
+--- Waits for the result, and gives it.
+-- @function AsyncResult:get
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @return what the function returned (for maps: the list); nil when the time is over
+-- @treturn string|nil "timeout"
+-- @raise the task's error, an `mp.RemoteError`; in another process than the pool's
+-- @python `AsyncResult.get`, which raises `TimeoutError`
 function AsyncResult:get(timeout)
   local job, st = check_self(self, "get")
   local deadline = deadline_of(1, "get", timeout)
@@ -41,8 +46,10 @@ function AsyncResult:get(timeout)
 end
 
 --- Waits until the result, or the error, is there.
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return whether it is
+-- @function AsyncResult:wait
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @treturn boolean whether it is
+-- @python `AsyncResult.wait`, which returns nothing
 function AsyncResult:wait(timeout)
   local job, st = check_self(self, "wait")
   local deadline = deadline_of(1, "wait", timeout)
@@ -51,13 +58,20 @@ function AsyncResult:wait(timeout)
 end
 
 --- Whether the result, or the error, is there.
+-- @function AsyncResult:ready
+-- @treturn boolean
+-- @python `AsyncResult.ready`
 function AsyncResult:ready()
   local job, st = check_self(self, "ready")
   pump.look(st)
   return job.over ~= nil
 end
 
---- Whether it came to its end without an error; itself an error while it is not ready.
+--- Whether it came to its end without an error.
+-- @function AsyncResult:successful
+-- @treturn boolean
+-- @raise while it is not ready
+-- @python `AsyncResult.successful`
 function AsyncResult:successful()
   local job, st = check_self(self, "successful")
   pump.look(st)
@@ -73,10 +87,10 @@ end
 
 local result = {}
 
---- Makes one for a job; it keeps the pool alive.
+-- Makes one for a job; it keeps the pool alive.
 function result.new(pool, job) return setmetatable({ _mp = job, _pool = pool }, metatable) end
 
---- For mp.wait: what to watch, whether it is ready, and how to ask again. The descriptor
+-- For mp.wait: what to watch, whether it is ready, and how to ask again. The descriptor
 -- tells of reports of any job, so each of them is taken. Without processes the tasks are
 -- run up to this one.
 function result.watch(self)

@@ -1,4 +1,5 @@
 --- Waiting for several things at once.
+-- @module wait
 
 local check = require "mp.check"
 local core = require "mp.core"
@@ -43,13 +44,27 @@ local function watch(object, i)
     check.typename(object))
 end
 
---- Waits until one of several objects is ready: a Connection has something to receive
--- or is at its end, a Queue has an item or is shut down, a Process has ended, a
--- descriptor is readable, an AsyncResult is there, a Listener has somebody to accept. (A
--- Queue may be empty again when another consumer is quicker.)
--- @param objects array of Connections, Listeners, Queues, Processes, AsyncResults and descriptors (integers)
--- @param timeout seconds; nil waits for ever, 0 does not wait
--- @return array of those that are ready, in the order of `objects`; empty on time-out
+--- Waits until one of several objects is ready.
+--
+-- | what | is ready when |
+-- | --- | --- |
+-- | a Connection | there is something to receive, or its end |
+-- | a Queue | it has an item (which another consumer may take first), or is shut down |
+-- | a Process | it has ended |
+-- | an AsyncResult | the result, or the error, is there |
+-- | a Listener | there is somebody to accept |
+-- | an integer, a descriptor | it is readable |
+--
+-- @function mp.wait
+-- @tparam table objects array of Connections, Listeners, Queues, Processes, AsyncResults and
+--   descriptors (integers)
+-- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+-- @treturn table array of those that are ready, in the order of `objects`; empty on time-out
+-- @raise an object of another kind, or one that is closed
+-- @python `multiprocessing.connection.wait`, which takes connections and sentinels
+-- @usage local a, b = mp.Queue(), mp.Queue()
+-- b:put "here"
+-- for _, q in ipairs(mp.wait({ a, b }, 10)) do print(q == b, q:get(0)) end --> true	here
 local function wait(objects, timeout)
   check.arg(1, "wait", objects, "table")
   check.timeout(2, "wait", timeout)

@@ -1,4 +1,5 @@
-/* mp.Array: elements of one type that processes share. */
+/*** mp.Array: elements of one type that processes share.
+ * @module array */
 #include "lcell.h"
 #include <limits.h>
 
@@ -16,6 +17,10 @@ static inline uint64_t key(lua_State *L, int idx) {
   lua_Integer i = lua_tointegerx(L, idx, &ok);
   return ok ? (uint64_t)i - 1 : UINT64_MAX;
 }
+
+/*** What `mp.Array` and `mp.RawArray` make: `a[i]` from 1 on, `#a`, `ipairs(a)`.
+ * Reading outside gives nil; writing there, or what does not fit, raises and changes nothing.
+ * @type Array */
 
 /* ---- one element ---- */
 
@@ -74,8 +79,8 @@ static struct lspot spot(lua_State *L) {
 
 /*** Adds to an element in one step.
  * @function Array:add
- * @tparam integer i
- * @tparam number n
+ * @tparam integer i which one
+ * @tparam number n what is added
  * @treturn number the sum
  * @raise a sum that does not fit; nothing has changed then */
 static int array_add(lua_State *L) {
@@ -83,11 +88,12 @@ static int array_add(lua_State *L) {
   return lcell_add(L, &p, 3);
 }
 
-/*** Replaces an element by what a function makes of it (see Value:update).
+/*** Replaces an element by what a function makes of it (see `Value:update`).
  * @function Array:update
- * @tparam integer i
- * @tparam function f
- * @return the new element */
+ * @tparam integer i which one
+ * @tparam function f gets the element, returns the new one
+ * @return the new element
+ * @raise what f raises; nothing has changed then */
 static int array_update(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_update(L, &p, 3);
@@ -95,10 +101,10 @@ static int array_update(lua_State *L) {
 
 /*** Replaces an element if it is what one expects.
  * @function Array:compare_exchange
- * @tparam integer i
- * @param old
- * @param new
- * @treturn boolean whether it was */
+ * @tparam integer i which one
+ * @param old what is expected
+ * @param new what it becomes then
+ * @treturn boolean whether it was what was expected */
 static int array_compare_exchange(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_exchange(L, &p, 3);
@@ -170,9 +176,10 @@ static int push_list(lua_State *L, struct lcell *a, uint64_t k, uint64_t n) {
 
 /*** The elements from i to j; negative ones count from the end, as in string.sub.
  * @function Array:get
- * @tparam[opt=1] integer i
- * @tparam[opt=#a] integer j
- * @treturn table|string a list; a string for typecode c */
+ * @tparam[opt=1] integer i first index
+ * @tparam[opt=#a] integer j last index
+ * @treturn table|string a list; a string for typecode `c`
+ * @python slices, `a[i:j]` */
 static int array_get(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   lua_Integer n = (lua_Integer)a->n;
@@ -188,13 +195,13 @@ static int array_get(lua_State *L) {
 
 /*** All elements as a list.
  * @function Array:totable
- * @treturn table */
+ * @treturn table also for typecode `c`, where the elements are strings of one byte */
 static int array_totable(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   return push_list(L, a, 0, a->n);
 }
 
-/*** The memory of the array as a string.
+/*** The memory of the array as a string, in the order of bytes of the machine.
  * @function Array:bytes
  * @treturn string */
 static int array_bytes(lua_State *L) {
@@ -243,8 +250,8 @@ static const void *list_elements(lua_State *L, int arg, char code, size_t n, voi
 
 /*** Sets the elements from i on: all of them or, when one does not fit, none.
  * @function Array:set
- * @tparam integer i negative ones count from the end
- * @tparam table|string list a string for typecode c only
+ * @tparam integer i first index; negative ones count from the end
+ * @tparam table|string list a string for typecode `c` only
  * @raise when the list goes beyond the end or an element does not fit */
 static int array_set(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
@@ -267,7 +274,8 @@ static int array_set(lua_State *L) {
 
 /*** Sets all elements.
  * @function Array:fill
- * @param x */
+ * @param x what each of them becomes
+ * @raise what does not fit; nothing has changed then */
 static int array_fill(lua_State *L) {
   struct lcell *a = lcell_self(L, KIND);
   uint64_t bits;
@@ -282,9 +290,12 @@ static int array_fill(lua_State *L) {
 
 /*** The lock that every operation takes.
  * @function Array:get_lock
- * @treturn mp.RLock
+ * @treturn RLock
  * @raise when it was made without */
 static int array_get_lock(lua_State *L) { return lcell_get_lock(L, lcell_self(L, KIND)); }
+
+/*** Gives this handle up; calls of it are errors.  `<close>` does the same.
+ * @function Array:close */
 static int array_close(lua_State *L) { return lcell_close(L, KIND); }
 
 static int array_tostring(lua_State *L) {
@@ -324,22 +335,30 @@ static int make(lua_State *L, uint8_t flags) {
   return 1;
 }
 
-/*** Makes an array of numbers or bytes that processes share; `a[i]` (from 1), `#a`, ipairs.
- * Reading outside gives nil, writing there raises.
- * @function Array
- * @tparam string typecode see Value
- * @tparam integer|table|string init a size (zeros), or the elements; a string for c only
- * @tparam[opt] table options lock = true: false is RawArray */
+/*** @section end */
+
+/*** Makes an array of numbers or bytes that processes share.
+ * @function mp.Array
+ * @tparam string typecode see above
+ * @tparam integer|table|string init a size (the elements are 0 then), or a list of the elements; a
+ *   string for typecode `c` only
+ * @tparam[opt] table options
+ * @tparam[opt=true] boolean options.lock false makes what `mp.RawArray` does
+ * @treturn Array
+ * @raise an element that does not fit; the shared memory is full
+ * @python `multiprocessing.Array`; indices begin with 1 */
 static int array_new(lua_State *L) {
   lua_settop(L, 3);
   return make(L, lcell_options(L, 3));
 }
 
-/*** As Array, without a lock: elements are whole, add, update and compare_exchange are
+/*** Makes an array without a lock: elements are whole; `add`, `update` and `compare_exchange` are
  * atomic instructions.
- * @function RawArray
- * @tparam string typecode
- * @tparam integer|table|string init */
+ * @function mp.RawArray
+ * @tparam string typecode see above
+ * @tparam integer|table|string init as for `mp.Array`
+ * @treturn Array
+ * @python `multiprocessing.sharedctypes.RawArray` */
 static int raw_array_new(lua_State *L) {
   luaL_argcheck(L, lua_isnoneornil(L, 3), 3, "RawArray has no options");
   lua_settop(L, 2);

@@ -1,4 +1,7 @@
-/* mp.Barrier.  The action is user value 1 of the handle; it travels with it. */
+/*** mp.Barrier.
+ * @module barrier */
+
+/* The action is user value 1 of the handle; it travels with it. */
 #include "lsync.h"
 #include <math.h>
 #include <string.h>
@@ -64,6 +67,26 @@ static mp_time deadline_of(lua_State *L, struct lsync *s) {
   return isinf(limit) ? MP_FOREVER : mp_deadline(limit);
 }
 
+/*** A place where a number of processes wait for each other.  When one of them dies while it waits,
+ * the barrier is broken.
+ * @type Barrier */
+
+/*** How many processes it takes.
+ * @tfield integer parties */
+
+/*** How many wait now.
+ * @tfield integer n_waiting */
+
+/*** Whether it is broken.
+ * @tfield boolean broken */
+
+/*** Waits until all have come.  A time-out breaks the barrier for all of them.
+ * @function Barrier:wait
+ * @tparam[opt] number timeout seconds; without one the barrier's own
+ * @treturn integer|nil 1 to `parties`, in the order in which they came; another for each of them
+ * @treturn string|nil "broken"
+ * @raise what the action raises, in the process that ran it: the one that came last
+ * @python `multiprocessing.Barrier.wait`, which counts from 0 and raises `BrokenBarrierError` */
 static int barrier_wait(lua_State *L) {
   struct lsync *s = check(L);
   mp_time deadline = deadline_of(L, s);
@@ -81,18 +104,27 @@ static int barrier_wait(lua_State *L) {
 
 /* ---- the rest -------------------------------------------------------------------------- */
 
+/*** Makes it as new; who waits gets "broken".
+ * @function Barrier:reset
+ * @python `multiprocessing.Barrier.reset` */
 static int barrier_reset(lua_State *L) {
   struct lsync *s = check(L);
   mp_barrier_reset(barrier(s), s->h.me);
   return 0;
 }
 
+/*** Breaks it: who waits, and who comes, gets "broken" until `reset`.
+ * @function Barrier:abort
+ * @python `multiprocessing.Barrier.abort` */
 static int barrier_abort(lua_State *L) {
   struct lsync *s = check(L);
   mp_barrier_abort(barrier(s), s->h.me);
   return 0;
 }
 
+/*** Gives this handle up, not what it stands for; calls of it are errors.  `<close>` does the same.
+ * @function Barrier:close
+ * @raise while a wait needs it */
 static int barrier_close(lua_State *L) { return lsync_close(L, MP_KIND_BARRIER); }
 
 static bool broken(const struct lsync *s) {
@@ -138,6 +170,17 @@ static void init(void *p, void *arg) {
   mp_barrier_init(p, u->parties, u->limit);
 }
 
+/*** Makes a barrier.
+ * @function mp.Barrier
+ * @tparam integer parties how many processes it takes, from 1 to 4095
+ * @tparam[opt] function action what the last one that comes calls, before all go on
+ * @tparam[opt] number timeout seconds that a `wait` without a time-out waits
+ * @treturn Barrier
+ * @python `multiprocessing.Barrier`
+ * @usage local barrier = mp.Barrier(2)
+ * mp.Process(function() barrier:wait() end):start()
+ * local place = barrier:wait(10)
+ * print(place == 1 or place == 2) --> true */
 static int barrier_new(lua_State *L) {
   lua_settop(L, 3);
   lua_Integer n = luaL_checkinteger(L, 1);

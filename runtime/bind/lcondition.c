@@ -1,4 +1,5 @@
-/* mp.Condition. */
+/*** mp.Condition.
+ * @module condition */
 #include "lsync.h"
 
 /* A wait that ends by an error, Ctrl-C say, takes the lock again as every wait does,
@@ -68,6 +69,15 @@ static bool wait(lua_State *L, struct lsync *s, mp_time deadline) {
   return notified;
 }
 
+/*** A condition and its lock.  It has the methods of the lock, and can be waited for.
+ * @type Condition */
+
+/*** Lets the lock go, waits to be notified, and takes the lock again.
+ * @function Condition:wait
+ * @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+ * @treturn boolean whether one was notified; the lock is held in either case
+ * @raise when this process does not hold the lock
+ * @python `multiprocessing.Condition.wait` */
 static int condition_wait(lua_State *L) {
   struct lsync *s = check(L);
   mp_time deadline = lmp_deadline(L, 2);
@@ -93,6 +103,13 @@ static int wait_for_on(lua_State *L, int status, lua_KContext over) {
   }
 }
 
+/*** Waits until a function, called with the lock held, returns something true.
+ * @function Condition:wait_for
+ * @tparam function predicate called first, and after each wake-up
+ * @tparam[opt] number timeout seconds for all of it
+ * @return what the predicate returned last
+ * @raise when this process does not hold the lock; what the predicate raises
+ * @python `multiprocessing.Condition.wait_for` */
 static int condition_wait_for(lua_State *L) {
   struct lsync *s = check(L);
   if (lua_type(L, 2) != LUA_TFUNCTION) {
@@ -112,6 +129,11 @@ static int condition_wait_for(lua_State *L) {
 
 /* ---- notifying ------------------------------------------------------------------------- */
 
+/*** Wakes processes that wait.
+ * @function Condition:notify
+ * @tparam[opt=1] integer n how many at most
+ * @raise when this process does not hold the lock
+ * @python `multiprocessing.Condition.notify` */
 static int condition_notify(lua_State *L) {
   struct lsync *s = check(L);
   lua_Integer n = luaL_optinteger(L, 2, 1);
@@ -121,6 +143,10 @@ static int condition_notify(lua_State *L) {
   return 0;
 }
 
+/*** Wakes all processes that wait.
+ * @function Condition:notify_all
+ * @raise when this process does not hold the lock
+ * @python `multiprocessing.Condition.notify_all` */
 static int condition_notify_all(lua_State *L) {
   struct lsync *s = check(L);
   mp_condition_notify(check_held(L, s, "notify_all"), s->h.me, UINT32_MAX);
@@ -129,6 +155,9 @@ static int condition_notify_all(lua_State *L) {
 
 /* ---- the rest -------------------------------------------------------------------------- */
 
+/*** Whether somebody holds its lock.
+ * @function Condition:locked
+ * @treturn boolean */
 static int condition_locked(lua_State *L) {
   lua_pushboolean(L, mp_lock_taken(&mp_condition_lock(condition(check(L)))->lock));
   return 1;
@@ -156,6 +185,23 @@ static struct lsync *check_lock(lua_State *L) {
   return NULL;
 }
 
+/*** Makes a condition.
+ * @function mp.Condition
+ * @tparam[opt] Lock|RLock lock the lock that it uses; without one it makes an RLock
+ * @treturn Condition
+ * @python `multiprocessing.Condition`
+ * @usage local changed, level = mp.Condition(), mp.RawValue("i", 0)
+ * local p = mp.Process(function()
+ *   changed:with(function()
+ *     level.value = 3
+ *     changed:notify_all()
+ *   end)
+ * end)
+ * p:start()
+ * changed:with(function()
+ *   changed:wait_for(function() return level.value >= 3 end)
+ * end)
+ * print(level.value) --> 3 */
 static int condition_new(lua_State *L) {
   struct lsync *lock = check_lock(L);
   struct lsync *s = lmp_make(L, MP_KIND_CONDITION, sizeof(struct mp_condition),
@@ -165,10 +211,33 @@ static int condition_new(lua_State *L) {
   return 1;
 }
 
+/*** Takes its lock, as `Lock:acquire` and `RLock:acquire` do.
+ * @function Condition:acquire
+ * @tparam[opt] number timeout seconds to wait for it
+ * @treturn boolean whether it is held now
+ * @treturn string|nil "abandoned" when its last holder died with it */
 static int condition_acquire(lua_State *L) { return lsync_acquire(L, MP_KIND_CONDITION); }
+/*** Gives its lock back.
+ * @function Condition:release
+ * @raise when this process does not hold it */
 static int condition_release(lua_State *L) { return lsync_release(L, MP_KIND_CONDITION); }
+/*** Calls a function while its lock is held; given back also when the function fails.
+ * @function Condition:with
+ * @tparam function f what is called
+ * @param ... its arguments
+ * @return what f returns
+ * @raise what f raises */
 static int condition_with(lua_State *L) { return lsync_with(L, MP_KIND_CONDITION); }
+/*** Takes it for a scope.
+ * @function Condition:guard
+ * @tparam[opt] number timeout seconds to wait for it
+ * @treturn Guard|nil what gives it back when it is closed; nil when the time is over
+ * @treturn string|nil "timeout", or "abandoned" beside a guard
+ * @python `with lock:` */
 static int condition_guard(lua_State *L) { return lsync_guard(L, MP_KIND_CONDITION); }
+/*** Gives this handle up, not what it stands for; calls of it are errors.  `<close>` does the same.
+ * @function Condition:close
+ * @raise while a guard, a with or a wait needs it */
 static int condition_close(lua_State *L) { return lsync_close(L, MP_KIND_CONDITION); }
 
 static const luaL_Reg methods[] = {{"acquire", condition_acquire},

@@ -1,4 +1,11 @@
-/* mp.Pipe and mp.Connection. */
+/*** Pipes: two connected ends, and connections in general.
+ *
+ * A connection sends values (`send`, `recv`) or bytes (`send_bytes`, `recv_bytes`).  Those of a
+ * pipe connect processes of a family and carry shared objects; those of `mp.Listener` and
+ * `mp.Client` connect programs and carry plain data.
+ * The end of the stream comes when the last copy of the other end is closed: as in Python, each
+ * process closes the end that it does not use.  One end belongs to one process at a time.
+ * @module connection */
 #include "../ipc/conn.h"
 #include "../ipc/pipe.h"
 #include "../os/fd.h"
@@ -101,6 +108,21 @@ static void delist(struct connection *c) {
   c->link = NULL;
 }
 
+/*** An end of a pipe, or a connection that `mp.Client` or `Listener:accept` gave.
+ * @type Connection */
+
+/*** Whether it is closed.
+ * @tfield boolean closed */
+
+/*** Whether one can receive.
+ * @tfield boolean readable */
+
+/*** Whether one can send.
+ * @tfield boolean writable */
+
+/*** What `send` writes: "marshal", or "pickle" for a Python peer (see `mp.Listener`).
+ * @tfield string format */
+
 /* -- closing -- */
 
 /* Idempotent.  A message that is being decoded stays until it is. */
@@ -113,6 +135,8 @@ static void shut(lua_State *L, struct connection *c) {
   lmp_release(L, &c->h);
 }
 
+/*** Closes this end.  Idempotent; other calls of a closed connection are errors.
+ * @function Connection:close */
 static int conn_close(lua_State *L) {
   struct connection *c = lmp_test(L, 1, LMP_CONNECTION);
   if (c == NULL) return luaL_typeerror(L, 1, lmp_kind_name(LMP_CONNECTION));
@@ -274,11 +298,12 @@ static int conn_go_on(lua_State *L) {
 
 /*** Sends a value.
  * @function Connection:send
- * @param value anything that can be marshalled, not nil
- * @tparam[opt] number timeout seconds; counts until the first byte is out
- * @treturn true|nil
- * @treturn string "timeout"
- * @raise "broken pipe" when the other end is closed */
+ * @param value anything that can be marshalled, not nil (`mp.null` can be sent)
+ * @tparam[opt] number timeout seconds to wait for room; counts until the first byte is out
+ * @treturn boolean|nil true; nil when nothing was sent
+ * @treturn string|nil "timeout"
+ * @raise "broken pipe" when the other end is closed; a value that cannot cross
+ * @python `Connection.send`; the time-out is mplua's, and a closed peer is never SIGPIPE */
 static int conn_send(lua_State *L) {
   struct connection *c = check_writable(L);
   luaL_argcheck(L, !lua_isnoneornil(L, 2), 2, "nil cannot be sent (mp.null can)");
@@ -312,14 +337,16 @@ static size_t slice(lua_State *L, size_t len, size_t *start) {
   return i > j ? 0 : (size_t)(j - i + 1);
 }
 
-/*** Sends bytes as they are.
+/*** Sends bytes as they are, as one message.
  * @function Connection:send_bytes
- * @tparam string s
+ * @tparam string s what is sent
  * @tparam[opt=1] integer i first byte, as in string.sub
  * @tparam[opt=-1] integer j last byte
- * @tparam[opt] number timeout seconds
- * @treturn true|nil
- * @treturn string "timeout" */
+ * @tparam[opt] number timeout seconds to wait for room
+ * @treturn boolean|nil true; nil when nothing was sent
+ * @treturn string|nil "timeout"
+ * @raise as `Connection:send`
+ * @python `Connection.send_bytes(buffer, offset, size)`; here first and last byte are given */
 static int conn_send_bytes(lua_State *L) {
   struct connection *c = check_writable(L);
   size_t len, start;
@@ -466,11 +493,12 @@ static int receive_value(lua_State *L, struct connection *c, mp_time deadline) {
 
 /*** Receives a value.
  * @function Connection:recv
- * @tparam[opt] number timeout seconds
- * @return the value, or nil
- * @treturn string "eof" (the other end is closed) or "timeout"
+ * @tparam[opt] number timeout seconds to wait for one; nil waits for ever, 0 does not wait
+ * @return the value; nil when there is none
+ * @treturn string|nil "eof" (the other end is closed) or "timeout"
  * @raise "truncated message" when the sender died in the middle of it; the connection
- *   is closed then */
+ *   is closed then
+ * @python `Connection.recv`, which raises `EOFError` at the end */
 static int conn_recv(lua_State *L) {
   struct connection *c = check_readable(L);
   mp_time deadline = lmp_deadline(L, 2);
@@ -486,7 +514,11 @@ static int next_message(lua_State *L) {
 
 /*** Iterates over the values that arrive, to the end of the stream.
  * @function Connection:messages
- * @usage for v in conn:messages() do print(v) end */
+ * @treturn function an iterator
+ * @usage local mine, its = mp.Pipe()
+ * its:send "hello"
+ * its:close()
+ * for message in mine:messages() do print(message) end --> hello */
 static int conn_messages(lua_State *L) {
   (void)check_readable(L);
   lua_settop(L, 1);
@@ -497,9 +529,11 @@ static int conn_messages(lua_State *L) {
 /*** Receives bytes.
  * @function Connection:recv_bytes
  * @tparam[opt] integer maxlength a longer message is an error and closes the connection
- * @tparam[opt] number timeout seconds
- * @treturn string|nil
- * @treturn string "eof" or "timeout" */
+ * @tparam[opt] number timeout seconds to wait for them
+ * @treturn string|nil the bytes of one message
+ * @treturn string|nil "eof" or "timeout"
+ * @raise a message that is longer than `maxlength`; "truncated message"
+ * @python `Connection.recv_bytes` */
 static int conn_recv_bytes(lua_State *L) {
   struct connection *c = check_readable(L);
   int n = 0;
@@ -515,8 +549,9 @@ static int conn_recv_bytes(lua_State *L) {
 
 /*** Whether recv would have something to say: a message, a part of one, or the end.
  * @function Connection:poll
- * @tparam[opt=0] number timeout seconds
- * @treturn boolean */
+ * @tparam[opt=0] number timeout seconds to wait for that
+ * @treturn boolean true at the end of the stream, too
+ * @python `Connection.poll` */
 static int conn_poll(lua_State *L) {
   struct connection *c = check_readable(L);
   mp_time deadline = lua_isnoneornil(L, 2) ? MP_NEVER : lmp_deadline(L, 2);
@@ -536,7 +571,7 @@ static int conn_poll(lua_State *L) {
 
 /* -- the rest of a connection's face -- */
 
-/*** The descriptor, which stays the connection's.
+/*** The descriptor, which stays the connection's: for an event loop.
  * @function Connection:fileno
  * @treturn integer */
 static int conn_fileno(lua_State *L) {
@@ -609,11 +644,24 @@ static int make(struct mp_member *me, bool duplex, struct connection *a, struct 
   return 0;
 }
 
-/*** Two connected ends.
- * @function Pipe
+/*** @section end */
+
+/*** Makes a pipe: two connected ends.
+ * @function mp.Pipe
  * @tparam[opt=true] boolean duplex false: the first only receives, the second only sends
- * @treturn Connection
- * @treturn Connection */
+ * @treturn Connection one end
+ * @treturn Connection the other
+ * @raise too many open files; the shared memory is full
+ * @python `multiprocessing.Pipe`
+ * @usage local mine, its = mp.Pipe()
+ * local p = mp.Process(function()
+ *   mine:close()
+ *   its:send "hello"
+ * end)
+ * p:start()
+ * its:close()
+ * print(mine:recv()) --> hello
+ * print(mine:recv()) --> nil	eof */
 static int new_pipe(lua_State *L) {
   bool duplex = true, full;
   if (!lua_isnoneornil(L, 1)) {

@@ -1,4 +1,10 @@
-/* mp.Lock and mp.RLock. */
+/*** Locks, semaphores, conditions, events and barriers between the processes of a family.
+ *
+ * When the holder of a lock dies, the next `acquire` gets it and returns `true, "abandoned"`:
+ * what the lock guards may be half done.  A waiter that is killed takes nobody's wake-up with it.
+ * What has `acquire` can be held for a scope, which releases it also when an error leaves the
+ * scope: `lock:with(f)` for a function, `local _ <close> = lock:guard()` for a block.
+ * @module lock */
 #include "lsync.h"
 
 /* The lock that a handle of a Lock, RLock or Condition means. */
@@ -48,6 +54,17 @@ int lsync_give_lock(struct lsync *s) {
 /* ---- the short ways -------------------------------------------------------------------
  * One comparison for the type, one CAS or exchange; all else goes the long way. */
 
+/*** A lock, which only its holder can release.
+ * @type Lock */
+
+/*** Takes the lock.
+ * @function Lock:acquire
+ * @tparam[opt] number timeout seconds to wait for it; nil waits for ever, 0 does not wait
+ * @treturn boolean whether it is held now
+ * @treturn string|nil "abandoned" when its last holder died with it
+ * @raise when it would wait for ever for a lock that this process holds itself
+ * @python `multiprocessing.Lock.acquire(block, timeout)`; there the lock of a dead process stays
+ *   locked for ever */
 static int lock_acquire(lua_State *L) {
   struct lsync *s = lmp_test(L, 1, MP_KIND_LOCK);
   if (s && lmp_here(&s->h) && lua_isnoneornil(L, 2)) {
@@ -62,6 +79,10 @@ static int lock_acquire(lua_State *L) {
   return lsync_acquire(L, MP_KIND_LOCK);
 }
 
+/*** Gives the lock back.
+ * @function Lock:release
+ * @raise when this process does not hold it
+ * @python `multiprocessing.Lock.release`, which anybody may call */
 static int lock_release(lua_State *L) {
   struct lsync *s = lmp_test(L, 1, MP_KIND_LOCK);
   if (s && lmp_here(&s->h)) {
@@ -74,6 +95,15 @@ static int lock_release(lua_State *L) {
   return lsync_release(L, MP_KIND_LOCK);
 }
 
+/*** A lock that its holder can take again; it is free when it was released as often.
+ * @type RLock */
+
+/*** Takes the lock, once more if this process holds it.
+ * @function RLock:acquire
+ * @tparam[opt] number timeout seconds to wait for it; nil waits for ever, 0 does not wait
+ * @treturn boolean whether it is held now
+ * @treturn string|nil "abandoned" when its last holder died with it
+ * @python `multiprocessing.RLock.acquire(block, timeout)` */
 static int rlock_acquire(lua_State *L) {
   struct lsync *s = lmp_test(L, 1, MP_KIND_RLOCK);
   if (s && lmp_here(&s->h) && lua_isnoneornil(L, 2)) {
@@ -87,6 +117,10 @@ static int rlock_acquire(lua_State *L) {
   return lsync_acquire(L, MP_KIND_RLOCK);
 }
 
+/*** Gives the lock back, once.
+ * @function RLock:release
+ * @raise when this process does not hold it
+ * @python `multiprocessing.RLock.release` */
 static int rlock_release(lua_State *L) {
   struct lsync *s = lmp_test(L, 1, MP_KIND_RLOCK);
   if (s && lmp_here(&s->h) && mp_rlock_release(mp_rlock_at(s->h.obj), s->h.me->word) == 0)
@@ -116,18 +150,69 @@ static int make(lua_State *L, int kind) {
   return 1;
 }
 
+/*** Whether somebody holds it.
+ * @function Lock:locked
+ * @treturn boolean */
 static int lock_locked(lua_State *L) { return locked(L, MP_KIND_LOCK); }
+/*** Calls a function while it is held; given back also when the function fails.
+ * @function Lock:with
+ * @tparam function f what is called
+ * @param ... its arguments
+ * @return what f returns
+ * @raise what f raises */
 static int lock_with(lua_State *L) { return lsync_with(L, MP_KIND_LOCK); }
+/*** Takes it for a scope.
+ * @function Lock:guard
+ * @tparam[opt] number timeout seconds to wait for it
+ * @treturn Guard|nil what gives it back when it is closed; nil when the time is over
+ * @treturn string|nil "timeout", or "abandoned" beside a guard
+ * @python `with lock:` */
 static int lock_guard(lua_State *L) { return lsync_guard(L, MP_KIND_LOCK); }
+/*** Gives this handle up, not what it stands for; calls of it are errors.  `<close>` does the same.
+ * @function Lock:close
+ * @raise while a guard, a with or a wait needs it */
 static int lock_close(lua_State *L) { return lsync_close(L, MP_KIND_LOCK); }
 static int lock_tostring(lua_State *L) { return show(L, MP_KIND_LOCK); }
+/*** Makes a lock.
+ * @function mp.Lock
+ * @treturn Lock
+ * @python `multiprocessing.Lock`; only its holder releases it
+ * @usage local lock = mp.Lock()
+ * print(lock:with(function(n) return n + 1 end, 41)) --> 42
+ * do
+ *   local _ <close> = lock:guard()
+ *   print(lock:locked()) --> true
+ * end
+ * print(lock:locked()) --> false */
 static int lock_new(lua_State *L) { return make(L, MP_KIND_LOCK); }
 
+/*** Whether somebody holds it.
+ * @function RLock:locked
+ * @treturn boolean */
 static int rlock_locked(lua_State *L) { return locked(L, MP_KIND_RLOCK); }
+/*** Calls a function while it is held; given back also when the function fails.
+ * @function RLock:with
+ * @tparam function f what is called
+ * @param ... its arguments
+ * @return what f returns
+ * @raise what f raises */
 static int rlock_with(lua_State *L) { return lsync_with(L, MP_KIND_RLOCK); }
+/*** Takes it for a scope.
+ * @function RLock:guard
+ * @tparam[opt] number timeout seconds to wait for it
+ * @treturn Guard|nil what gives it back when it is closed; nil when the time is over
+ * @treturn string|nil "timeout", or "abandoned" beside a guard
+ * @python `with lock:` */
 static int rlock_guard(lua_State *L) { return lsync_guard(L, MP_KIND_RLOCK); }
+/*** Gives this handle up, not what it stands for; calls of it are errors.  `<close>` does the same.
+ * @function RLock:close
+ * @raise while a guard, a with or a wait needs it */
 static int rlock_close(lua_State *L) { return lsync_close(L, MP_KIND_RLOCK); }
 static int rlock_tostring(lua_State *L) { return show(L, MP_KIND_RLOCK); }
+/*** Makes a lock that its holder can take again.
+ * @function mp.RLock
+ * @treturn RLock
+ * @python `multiprocessing.RLock` */
 static int rlock_new(lua_State *L) { return make(L, MP_KIND_RLOCK); }
 
 static const luaL_Reg lock_methods[] = {

@@ -353,6 +353,13 @@ static int any_ended(lua_State *L) {
 
 /* ---- this process ---------------------------------------------------------------------- */
 
+/*** Identity, time and kinds.
+ * @module identity */
+
+/*** The number of this process.
+ * @function mp.getpid
+ * @treturn integer
+ * @python `os.getpid` */
 static int get_pid(lua_State *L) {
   lua_pushinteger(L, getpid());
   return 1;
@@ -398,7 +405,10 @@ static int member(lua_State *L) {
   return 0;
 }
 
-/* mp.type(x): the kind of an mp object, or nil */
+/*** The kind of an object of the library, as `io.type` does for files.
+ * @function mp.type
+ * @param x any value
+ * @treturn string|nil "mp.Queue", "mp.Connection", "mp.RemoteError" ...; nil when it is none */
 static int type_of(lua_State *L) {
   luaL_checkany(L, 1);
   int kind = lmp_kind(L, 1);

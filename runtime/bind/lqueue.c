@@ -1,4 +1,10 @@
-/* mp.Queue, mp.LifoQueue, mp.PriorityQueue. */
+/*** Queues between any processes of a family: many producers, many consumers.
+ *
+ * An item is in the queue when `put` returns; it survives its producer.  A process that is
+ * killed, at whatever instruction, loses no item that a `put` had returned for, delivers none
+ * twice and blocks nobody.  Queues can be made before or after a fork, and be sent through
+ * process arguments, queues, pipes, pool tasks and managers: what arrives is the same queue.
+ * @module queue */
 #include "../ipc/queue.h"
 #include "lmp.h"
 #include "marshal.h"
@@ -33,6 +39,9 @@ static struct lqueue *check(lua_State *L) {
   if (kind != MP_KIND_LIFO && kind != MP_KIND_PRIORITY) kind = MP_KIND_QUEUE;
   return lmp_check(L, 1, kind);
 }
+
+/*** What `mp.Queue` and its kin make.
+ * @type Queue */
 
 /* ---- putting --------------------------------------------------------------------- */
 
@@ -96,8 +105,17 @@ static double check_priority(lua_State *L) {
   return priority;
 }
 
-/* put(item, timeout) -> true | nil, "full" | "closed"; with a priority before the
- * time-out for a PriorityQueue. */
+/*** Puts an item.  When the call returns true the item is in the queue.
+ * @function Queue:put
+ * @param item any value that can be marshalled, of any size; not nil (`mp.null` can be put)
+ * @tparam[opt] number timeout seconds to wait for room; nil waits for ever, 0 does not wait
+ * @treturn boolean|nil true; nil when the item was not put
+ * @treturn string "full" (a bounded queue, and the time is over) or "closed" (somebody called
+ *   `shutdown`)
+ * @raise an item that cannot cross, named by its path; the shared memory is full.  The queue is as
+ *   it was then.
+ * @python `multiprocessing.Queue.put(item, block, timeout)`; returns a code where Python raises
+ *   `queue.Full`.  Python's returns before the item is in the pipe. */
 static int l_put(lua_State *L) {
   struct lqueue *x = check(L);
   bool ordered = x->h.tag == &lmp_tags[MP_KIND_PRIORITY];
@@ -107,6 +125,11 @@ static int l_put(lua_State *L) {
   return push_put(L, put_value(L, x, 2, priority, deadline));
 }
 
+/*** Puts an item if there is room: `put(item, 0)`.
+ * @function Queue:put_nowait
+ * @param item as in `Queue:put`
+ * @treturn boolean|nil true; nil when the item was not put
+ * @treturn string "full" or "closed" */
 static int l_put_nowait(lua_State *L) {
   struct lqueue *x = check(L);
   check_item(L, 2);
@@ -168,7 +191,15 @@ static uint32_t put_some(lua_State *L, struct lqueue *x, const unsigned char *by
   }
 }
 
-/* put_many(list, timeout) -> count, code */
+/*** Puts the items of a list, in their order; much cheaper than as many calls of `put`.
+ * Items of other producers may come between them.  All are encoded first: when one cannot cross,
+ * none is put.  A PriorityQueue does not have it.
+ * @function Queue:put_many
+ * @tparam table list items, none of them nil
+ * @tparam[opt] number timeout seconds for all of them; nil waits for ever, 0 does not wait
+ * @treturn integer how many of the list's front went in
+ * @treturn string|nil "full" or "closed" when these are not all
+ * @raise as `Queue:put` */
 static int l_put_many(lua_State *L) {
   struct lqueue *x = check(L);
   struct packed *items;
@@ -286,13 +317,25 @@ static int push_got(lua_State *L, int e) {
   return e ? lmp_code(L, e == EPIPE ? "closed" : "empty") : 1;
 }
 
-/* get(timeout) -> item | nil, "empty" | "closed" */
+/*** Takes the next item out.
+ * @function Queue:get
+ * @tparam[opt] number timeout seconds to wait for one; nil waits for ever, 0 does not wait
+ * @return the item; nil when there is none
+ * @treturn string|nil "empty" (the time is over) or "closed" (shut down, and no item is left)
+ * @raise an item that cannot be decoded here, for example because a module that it names is
+ *   missing; it has been taken out
+ * @python `multiprocessing.Queue.get(block, timeout)`; returns a code where Python raises
+ *   `queue.Empty` */
 static int l_get(lua_State *L) {
   struct lqueue *x = check(L);
   mp_time deadline = lmp_deadline(L, 2);
   return push_got(L, get_value(L, x, deadline));
 }
 
+/*** Takes the next item out if there is one: `get(0)`.
+ * @function Queue:get_nowait
+ * @return the item; nil when there is none
+ * @treturn string|nil "empty" or "closed" */
 static int l_get_nowait(lua_State *L) { return push_got(L, get_value(L, check(L), MP_NEVER)); }
 
 /* Appends small items that are there to the list on top, from `n` on. */
@@ -310,7 +353,13 @@ static lua_Integer append_batch(lua_State *L, struct lqueue *x, lua_Integer n, l
   return n;
 }
 
-/* get_many(max, timeout) -> list | nil, code: waits for the first item only. */
+/*** Takes several items out at once: waits for the first one only, and gives what is there.
+ * Much cheaper than as many calls of `get`.
+ * @function Queue:get_many
+ * @tparam integer max how many at most, at least 1
+ * @tparam[opt] number timeout seconds to wait for the first item
+ * @treturn table|nil a list of 1 to `max` items
+ * @treturn string|nil "empty" or "closed", as for `Queue:get` */
 static int l_get_many(lua_State *L) {
   struct lqueue *x = check(L);
   lua_Integer max = luaL_checkinteger(L, 2), n = 1;
@@ -336,7 +385,15 @@ static int next_item(lua_State *L) {
   return push_got(L, get_value(L, check(L), MP_FOREVER));
 }
 
-/* items() -> an iterator that ends when the queue is shut down and drained */
+/*** Iterates over the items, waiting for each; ends when the queue is shut down and empty.
+ * @function Queue:items
+ * @treturn function an iterator
+ * @usage local q = mp.Queue()
+ * q:put_many { "a", "b" }
+ * q:shutdown()
+ * for item in q:items() do print(item) end
+ * --> a
+ * --> b */
 static int l_items(lua_State *L) {
   check(L);
   lua_settop(L, 1);
@@ -346,16 +403,26 @@ static int l_items(lua_State *L) {
 
 /* ---- the rest --------------------------------------------------------------------------- */
 
+/*** How many items are in the queue, exactly.
+ * @function Queue:qsize
+ * @treturn integer
+ * @python `multiprocessing.Queue.qsize`, which is approximate there */
 static int l_qsize(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)count(check(L)));
   return 1;
 }
 
+/*** Whether no item is in the queue.  Others may put one at any time.
+ * @function Queue:empty
+ * @treturn boolean */
 static int l_empty(lua_State *L) {
   lua_pushboolean(L, count(check(L)) == 0);
   return 1;
 }
 
+/*** Whether a bounded queue has no room; false for others.
+ * @function Queue:full
+ * @treturn boolean */
 static int l_full(lua_State *L) {
   struct lqueue *x = check(L);
   uint32_t max = mp_queue_maxsize(x->q);
@@ -363,6 +430,10 @@ static int l_full(lua_State *L) {
   return 1;
 }
 
+/*** Marks an item that was taken as done, for those who wait in `Queue:join`.
+ * @function Queue:task_done
+ * @raise when it was called more often than items were put
+ * @python `multiprocessing.JoinableQueue.task_done` */
 static int l_task_done(lua_State *L) {
   struct lqueue *x = check(L);
   if (mp_queue_task_done(x->q, x->h.me, x->h.entry) != 0)
@@ -370,8 +441,14 @@ static int l_task_done(lua_State *L) {
   return 0;
 }
 
-/* join(timeout) -> boolean, "abandoned" when processes died with items that they had
- * not marked done */
+/*** Waits until every item that was put has been taken and marked done.
+ * An item that a process had taken and not marked done when it died counts as done.
+ * @function Queue:join
+ * @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
+ * @treturn boolean whether all are done
+ * @treturn string|nil "abandoned" when processes died with items that they had not marked done
+ * @python `multiprocessing.JoinableQueue.join`, which has no time-out and waits for ever for the
+ *   dead */
 static int l_join(lua_State *L) {
   struct lqueue *x = check(L);
   mp_time deadline = lmp_deadline(L, 2);
@@ -386,12 +463,21 @@ static int l_join(lua_State *L) {
   return 2;
 }
 
+/*** Ends the queue for everybody: no more puts; getters take what is left, then get "closed".
+ * Idempotent.
+ * @function Queue:shutdown
+ * @python `queue.Queue.shutdown` of Python 3.13; `multiprocessing` has none */
 static int l_shutdown(lua_State *L) {
   struct lqueue *x = check(L);
   mp_queue_shut(x->q, x->h.me);
   return 0;
 }
 
+/*** A descriptor that polls readable while items wait, for an event loop.  It may be readable in
+ * vain when another consumer was faster: `get(0)` says "empty" then.  It stays the queue's.
+ * @function Queue:fileno
+ * @treturn integer
+ * @raise when no descriptor can be made */
 static int l_fileno(lua_State *L) {
   struct lqueue *x = check(L);
   int e = mp_queue_watch(x->q, x->h.me, &x->watcher);
@@ -402,6 +488,10 @@ static int l_fileno(lua_State *L) {
 }
 
 /* close, __close, __gc: this handle only. */
+/*** Gives this handle up.  The queue goes on for others; it is freed when nobody has it any more.
+ * Calls of a closed handle are errors.  `<close>` does the same.
+ * @function Queue:close
+ * @python `multiprocessing.Queue.close`; there is no `join_thread`, for there is no thread */
 static int l_close(lua_State *L) {
   int kind = lmp_kind(L, 1);
   struct lqueue *x = lua_touserdata(L, 1);
@@ -448,6 +538,66 @@ static int make(lua_State *L, int kind) {
   return 1;
 }
 
+/*** @section end */
+
+/*** Makes a queue, first in, first out over all producers.
+ * @function mp.Queue
+ * @tparam[opt=0] integer maxsize how many items it holds at most; 0: as many as memory does
+ * @treturn Queue
+ * @raise a maxsize that is negative or no integer; the shared memory is full
+ * @python `multiprocessing.Queue`
+ * @usage local q = mp.Queue()
+ * local p = mp.Process(function() q:put { answer = 42 } end)
+ * p:start()
+ * print(q:get().answer) --> 42
+ * print(q:get(0)) --> nil	empty */
+
+/*** `mp.Queue` under the name that ported code uses: every queue has `task_done` and `join`.
+ * @function mp.JoinableQueue
+ * @tparam[opt=0] integer maxsize
+ * @treturn Queue
+ * @python `multiprocessing.JoinableQueue` */
+
+/*** `mp.Queue` under the name that ported code uses.
+ * @function mp.SimpleQueue
+ * @tparam[opt=0] integer maxsize
+ * @treturn Queue
+ * @python `multiprocessing.SimpleQueue` */
+
+/*** Makes a queue that gives the item first that was put last.
+ * @function mp.LifoQueue
+ * @tparam[opt=0] integer maxsize
+ * @treturn Queue with the same methods
+ * @python `queue.LifoQueue`, which is for threads */
+
+/*** Makes a queue that gives the item with the lowest priority number first, and of equals the one
+ * that was put first.
+ * @function mp.PriorityQueue
+ * @tparam[opt=0] integer maxsize
+ * @treturn PriorityQueue
+ * @python `queue.PriorityQueue`, where the items themselves are compared
+ * @usage local q = mp.PriorityQueue()
+ * q:put("later", 10)
+ * q:put("now", 1)
+ * print(q:get()) --> now */
+
+/*** What `mp.PriorityQueue` makes: all methods of a Queue but `put_many`; `put` takes a priority.
+ * @type PriorityQueue */
+
+/*** Puts an item.
+ * @function PriorityQueue:put
+ * @param item as in `Queue:put`
+ * @tparam number priority the lowest number is taken first
+ * @tparam[opt] number timeout seconds to wait for room
+ * @treturn boolean|nil true; nil when the item was not put
+ * @treturn string "full" or "closed" */
+
+/*** Puts an item if there is room.
+ * @function PriorityQueue:put_nowait
+ * @param item as in `Queue:put`
+ * @tparam number priority the lowest number is taken first
+ * @treturn boolean|nil true; nil when the item was not put
+ * @treturn string "full" or "closed" */
 /* Three functions, not one under three names: messages find a name by the address. */
 int lmp_new_queue(lua_State *L) { return make(L, MP_KIND_QUEUE); }
 static int l_joinable(lua_State *L) { return make(L, MP_KIND_QUEUE); }

@@ -1,4 +1,5 @@
-/* mp.Semaphore and mp.BoundedSemaphore. */
+/*** mp.Semaphore and mp.BoundedSemaphore.
+ * @module semaphore */
 #include "lsync.h"
 
 static struct mp_semaphore *semaphore(const struct lsync *s) { return mp_at(s->h.obj); }
@@ -99,25 +100,108 @@ static int make(lua_State *L, int kind) {
 }
 
 #define S MP_KIND_SEMAPHORE
+/*** A number of permits.
+ * @type Semaphore */
+
+/*** Takes a permit.  It has no owner: when this process dies it does not come back, those of `with`
+ * and `guard` do.
+ * @function Semaphore:acquire
+ * @tparam[opt] number timeout seconds to wait for one; nil waits for ever, 0 does not wait
+ * @treturn boolean whether one was taken
+ * @python `multiprocessing.Semaphore.acquire(block, timeout)` */
 static int sem_acquire(lua_State *L) { return acquire(L, S); }
+/*** Gives permits back; any process may.
+ * @function Semaphore:release
+ * @tparam[opt=1] integer n how many
+ * @raise above 2147483647
+ * @python `multiprocessing.Semaphore.release`, which gives one */
 static int sem_release(lua_State *L) { return release(L, S); }
+/*** Whether there is no permit left.
+ * @function Semaphore:locked
+ * @treturn boolean */
 static int sem_locked(lua_State *L) { return locked(L, S); }
+/*** How many permits are left.
+ * @function Semaphore:get_value
+ * @treturn integer */
 static int sem_get_value(lua_State *L) { return get_value(L, S); }
+/*** Calls a function while one holds a permit; given back also when the function fails.
+ * @function Semaphore:with
+ * @tparam function f what is called
+ * @param ... its arguments
+ * @return what f returns
+ * @raise what f raises */
 static int sem_with(lua_State *L) { return lsync_with(L, S); }
+/*** Takes a permit for a scope.
+ * @function Semaphore:guard
+ * @tparam[opt] number timeout seconds to wait for it
+ * @treturn Guard|nil what gives it back when it is closed; nil when the time is over
+ * @treturn string|nil "timeout", or "abandoned" beside a guard
+ * @python `with semaphore:` */
 static int sem_guard(lua_State *L) { return lsync_guard(L, S); }
+/*** Gives this handle up, not what it stands for; calls of it are errors.  `<close>` does the same.
+ * @function Semaphore:close
+ * @raise while a guard, a with or a wait needs it */
 static int sem_close(lua_State *L) { return lsync_close(L, S); }
 static int sem_tostring(lua_State *L) { return show(L, S); }
+/*** Makes a semaphore.
+ * @function mp.Semaphore
+ * @tparam[opt=1] integer n how many permits there are, from 0 to 2147483647
+ * @treturn Semaphore
+ * @python `multiprocessing.Semaphore`
+ * @usage local permits = mp.Semaphore(2)
+ * permits:with(function() print(permits:get_value()) end) --> 1
+ * print(permits:get_value()) --> 2 */
 static int sem_new(lua_State *L) { return make(L, S); }
 
 #define B MP_KIND_BOUNDED
+/*** A semaphore whose value never exceeds what it began with.
+ * @type BoundedSemaphore */
+
+/*** Takes a permit.  It has no owner: when this process dies it does not come back, those of `with`
+ * and `guard` do.
+ * @function BoundedSemaphore:acquire
+ * @tparam[opt] number timeout seconds to wait for one; nil waits for ever, 0 does not wait
+ * @treturn boolean whether one was taken
+ * @python `multiprocessing.BoundedSemaphore.acquire(block, timeout)` */
 static int bounded_acquire(lua_State *L) { return acquire(L, B); }
+/*** Gives permits back; any process may.
+ * @function BoundedSemaphore:release
+ * @tparam[opt=1] integer n how many
+ * @raise above the initial value
+ * @python `multiprocessing.BoundedSemaphore.release`, which gives one */
 static int bounded_release(lua_State *L) { return release(L, B); }
+/*** Whether there is no permit left.
+ * @function BoundedSemaphore:locked
+ * @treturn boolean */
 static int bounded_locked(lua_State *L) { return locked(L, B); }
+/*** How many permits are left.
+ * @function BoundedSemaphore:get_value
+ * @treturn integer */
 static int bounded_get_value(lua_State *L) { return get_value(L, B); }
+/*** Calls a function while one holds a permit; given back also when the function fails.
+ * @function BoundedSemaphore:with
+ * @tparam function f what is called
+ * @param ... its arguments
+ * @return what f returns
+ * @raise what f raises */
 static int bounded_with(lua_State *L) { return lsync_with(L, B); }
+/*** Takes a permit for a scope.
+ * @function BoundedSemaphore:guard
+ * @tparam[opt] number timeout seconds to wait for it
+ * @treturn Guard|nil what gives it back when it is closed; nil when the time is over
+ * @treturn string|nil "timeout", or "abandoned" beside a guard
+ * @python `with semaphore:` */
 static int bounded_guard(lua_State *L) { return lsync_guard(L, B); }
+/*** Gives this handle up, not what it stands for; calls of it are errors.  `<close>` does the same.
+ * @function BoundedSemaphore:close
+ * @raise while a guard, a with or a wait needs it */
 static int bounded_close(lua_State *L) { return lsync_close(L, B); }
 static int bounded_tostring(lua_State *L) { return show(L, B); }
+/*** Makes a semaphore that cannot be released above its initial value.
+ * @function mp.BoundedSemaphore
+ * @tparam[opt=1] integer n how many permits there are, from 0 to 2147483647
+ * @treturn BoundedSemaphore
+ * @python `multiprocessing.BoundedSemaphore` */
 static int bounded_new(lua_State *L) { return make(L, B); }
 
 static const luaL_Reg sem_methods[] = {

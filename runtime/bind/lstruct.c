@@ -1,6 +1,7 @@
-/* mp.Struct: records with named fields that processes share.
- *
- * Three things have this kind: a record type (Point), a record (Point{x = 1}) and an
+/*** mp.Struct: records with named fields that processes share.
+ * @module struct */
+
+/* Three things have this kind: a record type (Point), a record (Point{x = 1}) and an
  * array of records (Point:array(10)).  A type lives in shared memory too, as a layout
  * without records, so that it can be sent like everything else.
  */
@@ -177,12 +178,18 @@ static struct lcell *self_type(lua_State *L, const char *what) {
   return s;
 }
 
-/*** Makes a record.  Fields that are not named are 0 or "".
- * @function Type:__call
+/*** A record type, what `mp.Struct` makes.
+ * @type RecordType */
+
+/*** Makes a record: call the type.  Fields that are not named are 0 or "".
+ * @function RecordType:__call
  * @tparam[opt] table fields name = value
- * @return the record: its fields are read and written by name, `p.x = p.x + 1`
+ * @treturn Record its fields are read and written by name, `p.x = p.x + 1`
  * @raise an unknown field, a value that does not fit
- * @usage local Point = mp.Struct{{"x", "d"}, {"y", "d"}}; local p = Point{x = 1} */
+ * @usage local Point = mp.Struct { { "x", "d" }, { "y", "d" } }
+ * local p = Point { x = 1 }
+ * p.y = p.x + 1
+ * print(p.x, p.y) --> 1.0	2.0 */
 static int struct_call(lua_State *L) {
   struct lcell *type = self_type(L, "can be called");
   char *image = NULL;
@@ -197,9 +204,9 @@ static int struct_call(lua_State *L) {
 }
 
 /*** Makes an array of records.
- * @function Type:array
+ * @function RecordType:array
  * @tparam integer|table n how many, or a list of tables of fields
- * @return the array `a`: `a[i].x` is a field of a record, `a[i] = {x = 1}` sets all of its
+ * @treturn Record the array `a`: `a[i].x` is a field of a record, `a[i] = {x = 1}` sets all of its
  *   fields, `#a` says how many there are */
 static int struct_array(lua_State *L) {
   struct lcell *type = self_type(L, "makes arrays");
@@ -330,10 +337,14 @@ static struct lspot spot(lua_State *L) {
   return (struct lspot){.s = s};
 }
 
+/*** A record, or an array of records.  The fields of a record are fields of it; a field that has
+ * the name of a method hides that.
+ * @type Record */
+
 /*** Adds to a field in one step.
  * @function Record:add
- * @tparam string field
- * @tparam number n
+ * @tparam string field its name
+ * @tparam number n what is added
  * @treturn number the sum
  * @raise a sum that does not fit; nothing has changed then */
 static int struct_add(lua_State *L) {
@@ -341,10 +352,10 @@ static int struct_add(lua_State *L) {
   return lcell_add(L, &p, 3);
 }
 
-/*** Replaces a field by what a function makes of it (see Value:update).
+/*** Replaces a field by what a function makes of it (see `Value:update`).
  * @function Record:update
- * @tparam string field
- * @tparam function f
+ * @tparam string field its name
+ * @tparam function f gets the value, returns the new one
  * @return the new value */
 static int struct_update(lua_State *L) {
   struct lspot p = spot(L);
@@ -353,10 +364,10 @@ static int struct_update(lua_State *L) {
 
 /*** Replaces a field if it is what one expects.
  * @function Record:compare_exchange
- * @tparam string field
- * @param old
- * @param new
- * @treturn boolean whether it was */
+ * @tparam string field its name
+ * @param old what is expected
+ * @param new what it becomes then
+ * @treturn boolean whether it was what was expected */
 static int struct_compare_exchange(lua_State *L) {
   struct lspot p = spot(L);
   return lcell_exchange(L, &p, 3);
@@ -409,7 +420,7 @@ static int struct_totable(lua_State *L) {
 
 /*** The lock that all operations on a record or an array of records take.
  * @function Record:get_lock
- * @treturn mp.RLock
+ * @treturn RLock
  * @raise when the type was made with lock = false */
 static int struct_get_lock(lua_State *L) {
   struct lcell *s = self(L);
@@ -418,6 +429,8 @@ static int struct_get_lock(lua_State *L) {
   return lcell_get_lock(L, s);
 }
 
+/*** Gives this handle up; calls of it, and of records taken out of it, are errors.
+ * @function Record:close */
 static int struct_close(lua_State *L) { return lcell_close(L, KIND); }
 
 static int struct_gc(lua_State *L) {
@@ -588,13 +601,20 @@ static struct mp_layout *read_layout(lua_State *L, uint32_t *stride) {
   return l;
 }
 
-/*** Makes a record type.  Record type, records and arrays of them are shared objects.
- * @function Struct
- * @tparam table fields a list of {name, typecode}, or {name, "c", n} for a string of up to n
+/*** @section end */
+
+/*** Makes a record type.  Record types, records and arrays of records are shared objects.
+ * @function mp.Struct
+ * @tparam table fields a list of `{name, typecode}`, or `{name, "c", n}` for a string of up to n
  *   bytes of any value
- * @tparam[opt] table options lock = true: false makes records without a lock
- * @return the type; call it to make a record
- * @usage local Point = mp.Struct{{"x", "d"}, {"y", "d"}, {"name", "c", 16}} */
+ * @tparam[opt] table options
+ * @tparam[opt=true] boolean options.lock false makes records without a lock
+ * @treturn RecordType call it to make a record
+ * @python `multiprocessing.Value` with a `ctypes.Structure`
+ * @usage local Point = mp.Struct { { "x", "d" }, { "y", "d" }, { "name", "c", 16 } }
+ * local points = Point:array(100)
+ * points[7].name = "seven"
+ * print(#points, points[7].name, points[7].x) --> 100	seven	0.0 */
 static int struct_new(lua_State *L) {
   uint32_t stride;
   luaL_checktype(L, 1, LUA_TTABLE);

@@ -1,5 +1,8 @@
 /* What all kinds of synchronisation do alike: waiting so that hooks run, guards, with,
  * closing. */
+
+/*** Guards: what holds a lock or a permit for a scope.
+ * @module guard */
 #include "lsync.h"
 #include <stdio.h>
 
@@ -171,6 +174,12 @@ static struct lguard *check_guard(lua_State *L) {
 }
 
 /* An error on its way out is not hidden by another. */
+/*** What `guard` returns.
+ * @type Guard */
+
+/*** Gives back what it holds; the second time nothing.  `<close>` calls it, the collector too.
+ * @function Guard:close
+ * @raise when the lock was released by other means */
 static int guard_close(lua_State *L) {
   struct lguard *g = check_guard(L);
   int kind = lsync_kind(g->of), e = guard_end(g);

@@ -1,4 +1,19 @@
-/* mp.Value: one element that processes share. */
+/*** Numbers, arrays and records in memory that processes share.
+ *
+ * With a lock, which is the default, every operation takes it; holding it oneself
+ * (`v:get_lock():with(...)`) makes several operations one.  Without one, elements are read and
+ * written whole, and `add` and `compare_exchange` are atomic instructions.
+ *
+ * | typecode | what it holds | | typecode | what it holds |
+ * | --- | --- | --- | --- | --- |
+ * | `c` | one byte, as a string | | `f` | float of 4 bytes |
+ * | `b` `B` | integer of 1 byte | | `d` | float of 8 bytes |
+ * | `h` `H` | integer of 2 bytes | | `l` `L` | integer of 8 bytes |
+ * | `i` `I` | integer of 4 bytes | | `q` `Q` | integer of 8 bytes |
+ *
+ * Capitals are unsigned.  A number that does not fit is refused, a float with an integer value
+ * fits integers.  An unsigned number beyond Lua's integers shows as the nearest float.
+ * @module value */
 #include "lcell.h"
 
 #define KIND MP_KIND_VALUE
@@ -13,6 +28,14 @@ static bool is_value(lua_State *L, int idx) {
   const char *key = lua_tolstring(L, idx, &len);
   return len == 5 && memcmp(key, "value", 5) == 0;
 }
+
+/*** One number or byte; what `mp.Value` and `mp.RawValue` make.
+ * @type Value */
+
+/*** The value: read and written as a field.  Writing what does not fit raises and changes nothing.
+ * `v.value = v.value + 1` is two steps, `v:add(1)` is one.
+ * @field value
+ * @python `Value.value` */
 
 /* Upvalue 1: the methods. */
 static int value_index(lua_State *L) {
@@ -41,7 +64,7 @@ static int value_newindex(lua_State *L) {
 
 /*** Adds to the value in one step.
  * @function Value:add
- * @tparam number n
+ * @tparam number n what is added, negative too
  * @treturn number the sum
  * @raise a sum that does not fit; nothing has changed then */
 static int value_add(lua_State *L) {
@@ -62,9 +85,9 @@ static int value_update(lua_State *L) {
 
 /*** Replaces the value if it is what one expects.
  * @function Value:compare_exchange
- * @param old
- * @param new
- * @treturn boolean whether it was */
+ * @param old what is expected
+ * @param new what it becomes then
+ * @treturn boolean whether it was what was expected */
 static int value_compare_exchange(lua_State *L) {
   struct lspot p = spot(lcell_self(L, KIND));
   return lcell_exchange(L, &p, 2);
@@ -72,10 +95,15 @@ static int value_compare_exchange(lua_State *L) {
 
 /*** The lock that every operation takes.
  * @function Value:get_lock
- * @treturn mp.RLock
+ * @treturn RLock
  * @raise when it was made without
- * @usage v:get_lock():with(function() v.value = v.value * 2 end) */
+ * @usage local v = mp.Value("i", 21)
+ * v:get_lock():with(function() v.value = v.value * 2 end)
+ * print(v.value) --> 42 */
 static int value_get_lock(lua_State *L) { return lcell_get_lock(L, lcell_self(L, KIND)); }
+
+/*** Gives this handle up; calls of it are errors.  `<close>` does the same.
+ * @function Value:close */
 static int value_close(lua_State *L) { return lcell_close(L, KIND); }
 
 /* Looks without the lock: what is shown is whole all the same. */
@@ -105,24 +133,29 @@ static int make(lua_State *L, uint8_t flags) {
   return 1;
 }
 
+/*** @section end */
+
 /*** Makes one number or byte that processes share; read and written as `v.value`.
- *
- * Typecodes are those of Python's `array`: c (a byte, as a string), b B h H i I l L q Q
- * (integers of 1, 2, 4, 8, 8 bytes; capitals are unsigned), f d.  A number that does not
- * fit is refused.  An unsigned number beyond Lua's integers shows as the nearest float.
- * @function Value
- * @tparam string typecode
- * @param[opt=0] initial
- * @tparam[opt] table options lock = true: false is RawValue */
+ * @function mp.Value
+ * @tparam string typecode one of those in the table above
+ * @tparam[opt=0] number|string initial what it begins with; a byte for typecode `c`
+ * @tparam[opt] table options
+ * @tparam[opt=true] boolean options.lock false makes what `mp.RawValue` does
+ * @treturn Value
+ * @raise a number that does not fit; the shared memory is full
+ * @python `multiprocessing.Value` */
 static int value_new(lua_State *L) {
   lua_settop(L, 3);
   return make(L, lcell_options(L, 3));
 }
 
-/*** As Value, without a lock: add, update and compare_exchange are atomic instructions.
- * @function RawValue
- * @tparam string typecode
- * @param[opt=0] initial */
+/*** Makes a value without a lock: `add`, `update` and `compare_exchange` are atomic instructions.
+ * @function mp.RawValue
+ * @tparam string typecode one of those in the table above
+ * @tparam[opt=0] number|string initial what it begins with
+ * @treturn Value
+ * @raise as `mp.Value`
+ * @python `multiprocessing.sharedctypes.RawValue` */
 static int raw_value_new(lua_State *L) {
   luaL_argcheck(L, lua_isnoneornil(L, 3), 3, "RawValue has no options");
   lua_settop(L, 2);

@@ -1,11 +1,15 @@
-/* Sleeping, and waiting for several descriptors. */
+/*** Sleeping, and waiting for several descriptors.
+ * @module clock */
 #include "../ipc/queue.h"
 #include "lprocess.h"
 #include <errno.h>
 #include <poll.h>
 #include <time.h>
 
-/* mp.monotonic() */
+/*** Seconds on a clock that is never set: for measuring, and for deadlines of one's own.
+ * @function mp.monotonic
+ * @treturn number
+ * @python `time.monotonic` */
 static int monotonic(lua_State *L) {
   lua_pushnumber(L, (lua_Number)mp_now() / 1e9);
   return 1;
@@ -48,7 +52,10 @@ static int after_park(lua_State *L, int status, lua_KContext ctx) {
   return lua_toboolean(L, -1) ? 0 : sleep_here(L);
 }
 
-/* mp.sleep(seconds) */
+/*** Sleeps.  Ctrl-C ends it with the error "interrupted!".
+ * @function mp.sleep
+ * @tparam number seconds fractions allowed; 0 or less returns at once
+ * @python `time.sleep` */
 static int sleep_for(lua_State *L) {
   (void)luaL_checknumber(L, 1);
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &park_key) == LUA_TNIL) return sleep_here(L);
@@ -67,7 +74,8 @@ static int poll_slice(struct pollfd *fds, nfds_t n, mp_time deadline) {
 }
 
 /* core.poll(fds, timeout) -> array of the indices of those that are readable (or at
- * their end; a negative one, ~fd: writable), in order; empty when the time is over; nil, index: that one is not open */
+ * their end; a negative one, ~fd: writable), in order; empty when the time is over; nil, index:
+ * that one is not open */
 static int poll_fds(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   mp_time deadline = lmp_deadline(L, 2);

@@ -1,6 +1,21 @@
 /* What marshal keeps for a state, the packs, and mp.marshal.  The format stands in
  * marshal_private.h; marshal_encode.c writes it, marshal_decode.c reads it.
  */
+
+/*** Values as bytes: what queues, pipes, pools and managers do with everything that crosses.
+ *
+ * * Integers and floats keep their subtype, strings any bytes, tables cycles and shared references.
+ * * Lua functions cross with their upvalues; upvalues that functions share stay shared among
+ *   those of one message.  The table of globals becomes the receiver's.
+ * * C functions and modules that are in `package.loaded` go by name.
+ * * Shared objects (queues, locks, values ...) go as handles and arrive as the same object.  A
+ *   string made by `encode` names them within the family, and does not keep them alive.
+ * * A class that is a module or was registered (`mp.marshal.register`) goes by name, so that
+ *   `getmetatable(x) == Class` holds on the other side.  Any other metatable goes by value inside a
+ *   family, and not at all over a network.  No metamethod runs meanwhile.
+ * * Coroutines, and userdata of other libraries, cannot cross: `cannot marshal a thread at
+ *   value.jobs[3].co`.
+ * @module marshal */
 #include "marshal_private.h"
 #include "marshal_table.h"
 #include <stdatomic.h>
@@ -196,7 +211,15 @@ static int encode_long(lua_State *L, size_t n) {
   return 1;
 }
 
-/* encode(v) -> string */
+/*** Makes a string of a value.
+ * @function mp.marshal.encode
+ * @param v any value, nil too
+ * @treturn string
+ * @raise what cannot be encoded, with the path to it
+ * @python `pickle.dumps`
+ * @usage local text = mp.marshal.encode { 1, 2.0, { x = "y" } }
+ * local copy = mp.marshal.decode(text)
+ * print(#copy, copy[2], copy[3].x) --> 3	2.0	y */
 static int l_encode(lua_State *L) {
   int type = lua_type(L, 1);
   if (type == LUA_TNONE) luaL_checkany(L, 1);
@@ -224,7 +247,15 @@ static unsigned decode_options(lua_State *L, int arg) {
   return mode;
 }
 
-/* decode(s, {allow_code = false}) -> v */
+/*** Makes the value again.  Hostile bytes are an error, as long as no code is allowed: Lua does not
+ * verify functions.
+ * @function mp.marshal.decode
+ * @tparam string s what `encode` made
+ * @tparam[opt] table options
+ * @tparam[opt=false] boolean options.allow_code whether functions may be in it
+ * @return the value
+ * @raise malformed or truncated data, bytes behind the value, functions that are not allowed
+ * @python `pickle.loads`, which runs what it is told to */
 static int l_decode(lua_State *L) {
   struct lmp_unpack u = {.mode = LMP_STRING};
   if (lua_type(L, 1) != LUA_TSTRING) luaL_typeerror(L, 1, "string");

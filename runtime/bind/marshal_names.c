@@ -310,6 +310,20 @@ void lmp_name_find(lua_State *L, const char *name, size_t len, bool load) {
 
 /* ---- mp.marshal.register ------------------------------------------------------- */
 
+/*** Registers classes.
+ * @module marshal_names */
+
+/*** Gives a class (a metatable) a name, under which it crosses: its instances have the receiver's
+ * class of that name as metatable.  Sender and receiver both register it; modules need not be.
+ * @function mp.marshal.register
+ * @tparam string name by which the other side knows it
+ * @tparam table class the metatable of its instances
+ * @raise when another class has the name, or the class another name
+ * @usage local Point = {}
+ * Point.__index = Point
+ * mp.marshal.register("Point", Point)
+ * local p = mp.marshal.decode(mp.marshal.encode(setmetatable({ x = 1 }, Point)))
+ * print(getmetatable(p) == Point) --> true */
 int lmp_marshal_register(lua_State *L) {
   struct marshal *m = lua_touserdata(L, lua_upvalueindex(1));
   if (lua_type(L, 1) != LUA_TSTRING) luaL_typeerror(L, 1, "string");

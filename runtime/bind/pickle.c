@@ -253,10 +253,14 @@ void lmp_pickle(lua_State *L, int idx, struct lmp_pack *p) {
 
 /* -- mp.bytes -- */
 
-/*** Bytes for Python, where a string of valid UTF-8 would become a str.
- * @function bytes
- * @tparam string s
- * @return a value that connections of format "pickle" send as bytes */
+/*** What connections to Python need.
+ * @module bytes */
+
+/*** Bytes for Python, where a string of valid UTF-8 would become a `str`.
+ * @function mp.bytes
+ * @tparam string s the bytes
+ * @return a value that connections of format "pickle" send as `bytes`; `tostring` gives them back
+ * @raise when s is no string */
 static int bytes(lua_State *L) {
   luaL_checktype(L, 1, LUA_TSTRING);
   lua_createtable(L, 1, 0);
