@@ -167,9 +167,21 @@ checks: $(CHECKS) $(FUZZERS)
 check: all checks $(SPEC_SO)
 	@bash .ci/check $(BUILD)
 
+# make bench [ROWS="w2 w3"] [ROUNDS=5] [SECS=0.3] [PYTHON=] [PEERS=]: PEERS is a folder with CPython's
+# side in python/ and the limit programs in limits/, which are built below build/; without it ours
+# stands alone.  ROWS=scale and ROWS=cliff run only when they are named.
+PEERS ?= $(wildcard ../shared/bench)
+PYTHON ?= $(or $(wildcard /usr/bin/python3),python3)
+ROUNDS ?= 5
+SECS ?= 0.3
+LIMITS := $(if $(wildcard $(PEERS)/limits/Makefile),$(BUILD)/bench/limits)
+
 bench: all
-	@if [ -f spec/bench/run.lua ]; then $(BUILD)/mplua spec/bench/run.lua; \
-	else echo 'there are no benchmarks yet (spec/bench/run.lua)'; fi
+	@mkdir -p $(BUILD)/bench
+	@$(if $(LIMITS),cp -R $(PEERS)/limits $(BUILD)/bench/ && chmod -R u+w $(LIMITS) && \
+	  $(MAKE) --no-print-directory -s -C $(LIMITS) BUILD=. all || echo 'bench: no limit programs')
+	@PEERS='$(PEERS)' LIMITS='$(LIMITS)' PYTHON='$(PYTHON)' ROUNDS=$(ROUNDS) SECS=$(SECS) \
+	  VALUES=$(BUILD)/bench/values.tsv $(BUILD)/mplua spec/bench/run.lua $(ROWS)
 
 lint:
 	@sh .ci/setup build lint
