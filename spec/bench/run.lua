@@ -7,6 +7,7 @@ local mp = require "mp"
 
 local here = arg[0]:match "^(.*)/" or "."
 package.path = here .. "/?.lua;" .. package.path
+local lib = require "lib"
 
 local function env(name, default)
   local value = os.getenv(name)
@@ -60,17 +61,9 @@ local i = 0
 while arg[i - 1] do i = i - 1 end
 local mplua = quote(arg[i])
 
--- The processor that "one processor" means: the first that may be used.
-local function first_cpu()
-  for line in io.lines "/proc/self/status" do
-    local n = line:match "^Cpus_allowed_list:%s*(%d+)"
-    if n then return n end
-  end
-end
-
 local function run(side, command, step)
   local began = mp.monotonic()
-  local place = step.cpu0 and ("taskset -c %s "):format(first_cpu()) or ""
+  local place = step.cpu0 and ("taskset -c %s "):format(lib.first_cpu()) or ""
   local pipe = assert(io.popen(("BENCH_SECS=%s BENCH_ONLY=%s PYTHONDONTWRITEBYTECODE=1 timeout -k 5 %d %s%s"):format(
     secs, quote(step.only or ""), step.named and 1200 or 120, place, command)))
   for line in pipe:lines() do

@@ -19,29 +19,35 @@ local function echo_queue(a, b)
   for m in a:items() do b:put(m) end
 end
 
-local function pipe(metric, target, call)
+local function pipe(metric, target, call, burst)
   if not lib.wanted(metric) then return end
   local here, there = mp.Pipe()
   local p = mp.Process(function() here:close() target(there) end)
   p:start()
   there:close()
-  lib.report(metric, lib.per_op(function() call(here) end, 64) * 1e6, "us/rtt")
+  lib.report(metric, lib.per_op(function() call(here) end, burst or 64) * 1e6, "us/rtt")
   here:close()
   p:join()
 end
 
 pipe("w2.pipe", echo_conn, function(c) c:send(42) c:recv() end)
+local large = ("x"):rep(1 << 20)
+pipe("w2.pipe.str1m", echo_conn, function(c) c:send(large) c:recv() end, 1)
 pipe("w2.pipe_bytes", echo_bytes, function(c) c:send_bytes("12345678") c:recv_bytes() end)
-for _, name in ipairs { "queue", "simplequeue" } do
-  if lib.wanted("w2." .. name) then
-    local a, b = mp.Queue(), mp.Queue()
-    local p = mp.Process(echo_queue, a, b)
-    p:start()
-    lib.report("w2." .. name, lib.per_op(function() a:put(42) b:get() end, 16) * 1e6, "us/rtt")
-    a:shutdown()
-    p:join()
-  end
+
+local function queue(metric, value, burst)
+  if not lib.wanted(metric) then return end
+  local a, b = mp.Queue(), mp.Queue()
+  local p = mp.Process(echo_queue, a, b)
+  p:start()
+  lib.report(metric, lib.per_op(function() a:put(value) b:get() end, burst) * 1e6, "us/rtt")
+  a:shutdown()
+  p:join()
 end
+
+queue("w2.queue", 42, 16)
+queue("w2.simplequeue", 42, 16) -- a queue under another name
+queue("w2.queue.str1m", large, 1)
 
 -- What a call burns that finds nothing, before it sleeps: CPU time of a wait of 20 ms, on an
 -- object that was never used, and (busy) on one that has just seen 500 quick answers.
