@@ -60,7 +60,7 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
+.PHONY: all run test check checks bench guard lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -69,7 +69,9 @@ all: $(PRODUCTS)
 help:
 	@echo 'make [CC=clang] [WERROR=1] [DEBUG=1]   $(PRODUCTS)'
 	@echo 'make run      the tutorial, one script after the other, then a word count'
-	@echo 'make test     C checks and specs            make bench   the figures'
+	@echo 'make test     C checks and specs'
+	@echo 'make bench [ROWS="w2 w3 scale cliff"] [ROUNDS=5]   the figures, beside those of PEERS'
+	@echo 'make guard [UPDATE=1]   instructions of the hottest operations: have they grown?'
 	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
@@ -182,6 +184,13 @@ bench: all
 	  $(MAKE) --no-print-directory -s -C $(LIMITS) BUILD=. all || echo 'bench: no limit programs')
 	@PEERS='$(PEERS)' LIMITS='$(LIMITS)' PYTHON='$(PYTHON)' ROUNDS=$(ROUNDS) SECS=$(SECS) \
 	  VALUES=$(BUILD)/bench/values.tsv $(BUILD)/mplua spec/bench/run.lua $(ROWS)
+
+# make guard: instructions of the hottest operations against spec/bench/instructions.lua, which
+# make guard UPDATE=1 rewrites.
+guard:
+	@sh .ci/setup build valgrind
+	@$(MAKE) --no-print-directory all
+	@$(BUILD)/mplua spec/bench/guard.lua "$$($(CC) --version | head -n 1)" $(if $(UPDATE),update)
 
 lint:
 	@sh .ci/setup build lint
