@@ -106,4 +106,57 @@ row("w9.startup.mplua", "ms", {
   most = 1.3, python = "w9.startup.python3_multiprocessing", limit = "w9.startup.lua5.4", of_limit = 1.18,
 })
 
+-- Scale.  Bounds of ours, with room for a busy machine: growth is what they are to show.
+for _, what in ipairs { "put_get", "producers" } do
+  for _, n in ipairs { 2, 4, 8, 16, 32, 64 } do
+    row(("scale.%s.%d.cpu_by_1"):format(what, n), "x", { most = 3 })
+    row(("scale.%s.%d.switches"):format(what, n), "x", { most = 0.1 })
+  end
+end
+for _, n in ipairs { 1, 4, 16, 64 } do row(("scale.sleepers.%d.switches"):format(n), "x", { most = 1.5 }) end
+for _, part in ipairs { 10, 50, 100 } do
+  row(("scale.records.above_payload.%d%%"):format(part), "B", { most = 16 })
+end
+row("scale.records.left", "B", { most = 1 << 20 })
+row("scale.pool200.start", "ms", { most = 100 })
+row("scale.pool200.map", "us", { most = 20 })
+row("scale.pool200.terminate", "ms", { most = 200 })
+row("scale.objects.make", "s", { most = 1 })
+row("scale.objects.collect", "s", { most = 1 })
+row("scale.objects.left", "x", { most = 0 })
+row("scale.manager.300_by_4", "x", { least = 0.5 })
+row("scale.manager.300clients.quickest_by_slowest", "x", { most = 3 })
+
+-- No cliffs.  What two processors do at once takes one of them twice as long.
+local circumstances = { one_cpu = 0.4, ["500MB"] = 0.6 }
+for _, name in ipairs { "one_cpu", "500MB" } do
+  for _, metric in ipairs {
+    "w2.queue", "w2.pipe", "w2.queue.str1m", "w2.pipe.str1m", "w3.queue.many32.int",
+    "w3.queue.1to1.int", "w3.queue.1to1.str100", "w3.queue.1to1.rec", "w3.queue.1to1.str64k",
+    "w3.queue.1to1.str1m", "w3.queue.4to1.int", "w3.queue.4to1.rec", "w3.queue.2to2.int",
+    "w3.queue.2to2.rec", "w3.pipe.1to1.int", "w3.pipe.1to1.str1m",
+  } do
+    -- the yields that a round trip takes on one processor: goals of W2
+    local least = name == "one_cpu" and metric == "w2.queue" and 0.15 or circumstances[name]
+    row(("cliff.%s.%s.of_usual"):format(name, metric), "x", { least = least })
+  end
+end
+for _, kind in ipairs { "queue", "pipe" } do
+  row(("cliff.1MiB.w3.%s.of_64KiB"):format(kind), "x", { least = 0.5 })
+  row(("cliff.1MiB.w2.%s.of_64KiB"):format(kind), "x", { least = 0.3 })
+end
+row("cliff.slow_consumer.queue.time", "us", { most = 1 })
+row("cliff.slow_consumer.full_queue.cpu", "us", { most = 80 })
+row("cliff.slow_consumer.full_queue.switches", "x", { most = 1.5 })
+row("cliff.slow_consumer.full_pipe.cpu", "us", { most = 120 })
+row("cliff.killed_producer.of_usual", "x", { least = 0.5 })
+row("cliff.killed_producer.longest_gap", "ms", { most = 100 })
+for _, who in ipairs {
+  "queue.get", "queue.put", "pipe.recv", "lock.acquire", "rlock.acquire", "semaphore.acquire",
+  "event.wait", "condition.wait", "barrier.wait", "mp.wait", "listener.accept", "process.join",
+  "manager.queue.get", "manager.event.wait", "manager_server", "pool_worker",
+} do
+  row("cliff.idle." .. who, "ms", { most = 10 })
+end
+
 return rows
