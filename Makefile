@@ -176,13 +176,14 @@ PEERS ?= $(wildcard ../shared/bench)
 PYTHON ?= $(or $(wildcard /usr/bin/python3),python3)
 ROUNDS ?= 5
 SECS ?= 0.3
+PYTHON_SIDE := $(if $(wildcard $(PEERS)/python/*.py),$(PEERS))
 LIMITS := $(if $(wildcard $(PEERS)/limits/Makefile),$(BUILD)/bench/limits)
 
 bench: all
 	@mkdir -p $(BUILD)/bench
-	@$(if $(LIMITS),cp -R $(PEERS)/limits $(BUILD)/bench/ && chmod -R u+w $(LIMITS) && \
-	  $(MAKE) --no-print-directory -s -C $(LIMITS) BUILD=. all || echo 'bench: no limit programs')
-	@PEERS='$(PEERS)' LIMITS='$(LIMITS)' PYTHON='$(PYTHON)' ROUNDS=$(ROUNDS) SECS=$(SECS) \
+	@$(if $(LIMITS),cp -R --preserve=timestamps $(PEERS)/limits $(BUILD)/bench/ && chmod -R u+w $(LIMITS) && \
+	  $(MAKE) --no-print-directory -s -C $(LIMITS) BUILD=. all,echo 'bench: ours alone: there are no PEERS')
+	@PEERS='$(PYTHON_SIDE)' LIMITS='$(LIMITS)' PYTHON='$(PYTHON)' ROUNDS=$(ROUNDS) SECS=$(SECS) \
 	  VALUES=$(BUILD)/bench/values.tsv $(BUILD)/mplua spec/bench/run.lua $(ROWS)
 
 # make guard: instructions of the hottest operations against spec/bench/instructions.lua, which

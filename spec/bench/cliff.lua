@@ -53,6 +53,39 @@ if one_cpu or parent or mebi then
   end
 end
 
+-- A parent of 500 MB that collects its garbage while a child lives ------------------------------------------
+
+if lib.wanted "cliff.collection" then
+  lib.hold(500)
+  local function start_join()
+    return lib.per_op(function()
+      local p = mp.Process(function() end)
+      p:start()
+      p:join()
+    end) * 1e3
+  end
+  local function collection()
+    local start = now()
+    collectgarbage()
+    return (now() - start) * 1e3
+  end
+  local usual, usual_start = collection(), start_join()
+  local child = mp.Process(mp.sleep, 1000)
+  child:start()
+  local beside = collection()
+  child:kill()
+  child:join()
+  local start_after = start_join()
+  lib.ballast = nil
+  collectgarbage()
+  report("cliff.collection.usual", usual, "ms")
+  report("cliff.collection.beside_a_child", beside, "ms")
+  report("cliff.collection.of_usual", usual / beside, "x")
+  report("cliff.collection.start_join.before", usual_start, "ms")
+  report("cliff.collection.start_join.after", start_after, "ms")
+  report("cliff.collection.start_join.of_usual", usual_start / start_after, "x")
+end
+
 -- A consumer that is slow --------------------------------------------------------------------------------
 
 -- What a producer uses an item while one who takes an item a millisecond is at the other end.

@@ -124,7 +124,7 @@ row("scale.pool200.terminate", "ms", { most = 200 })
 row("scale.objects.make", "s", { most = 1 })
 row("scale.objects.collect", "s", { most = 1 })
 row("scale.objects.left", "x", { most = 0 })
-row("scale.manager.300_by_4", "x", { least = 0.5 })
+row("scale.manager.300_by_4", "x", { least = 0.3 })
 row("scale.manager.300clients.quickest_by_slowest", "x", { most = 3 })
 
 -- No cliffs.  What two processors do at once takes one of them twice as long.
@@ -145,6 +145,8 @@ for _, kind in ipairs { "queue", "pipe" } do
   row(("cliff.1MiB.w3.%s.of_64KiB"):format(kind), "x", { least = 0.5 })
   row(("cliff.1MiB.w2.%s.of_64KiB"):format(kind), "x", { least = 0.3 })
 end
+row("cliff.collection.of_usual", "x", { least = 0.3 })
+row("cliff.collection.start_join.of_usual", "x", { least = 0.5 })
 row("cliff.slow_consumer.queue.time", "us", { most = 1 })
 row("cliff.slow_consumer.full_queue.cpu", "us", { most = 80 })
 row("cliff.slow_consumer.full_queue.switches", "x", { most = 1.5 })

@@ -153,7 +153,7 @@ local function number(x)
   return (size >= 100 and "%.0f" or size >= 10 and "%.1f" or size >= 1 and "%.2f" or "%.3g"):format(x)
 end
 
-local line_format = "%-38s %-5s %9s %6s %9s %7s %9s %7s  %-16s %s"
+local line_format = "%-44s %-7s %9s %6s %9s %7s %9s %7s  %-16s %s"
 
 local function show(...) print((line_format:format(...):gsub("%s+$", ""))) end
 
@@ -210,7 +210,7 @@ local function report()
   end
   table.sort(others)
   if others[1] then print "without a goal:" end
-  for _, metric in ipairs(others) do show_row { metric = metric, unit = values.ours[metric].unit:match "^[^/]+" } end
+  for _, metric in ipairs(others) do show_row { metric = metric, unit = values.ours[metric].unit } end
   print "x: times better than CPython; L: times the limit; spread: (max - min) / median"
   print(("%d goals, %d missed; medians of %d rounds"):format(count, missed, rounds))
   print(("a round: ours %.0f s, CPython %.0f s, limits %.0f s"):format(

@@ -166,25 +166,32 @@ end
 
 -- A manager with 300 clients -----------------------------------------------------------------------------
 
+-- Calls a second of all clients, CPU seconds of a call (theirs and the server's), and how many
+-- times quicker the quickest client was than the slowest.
 local function clients(n, calls)
   local manager <close> = mp.Manager()
+  local pid = tonumber(tostring(manager):match "pid (%d+)")
   local d = manager:dict { k = 1 }
   local rates = mp.Queue()
-  local _, spent = together(n, function()
+  local before = usage.of(pid)
+  local used, spent = together(n, function()
     local start = now()
     for _ = 1, calls do local _ = d.k end
     rates:put(calls / (now() - start))
   end)()
+  local served = usage.since(before, usage.of(pid))
   local low, high = math.huge, 0
   for rate in function() return rates:get(0) end do low, high = math.min(low, rate), math.max(high, rate) end
-  return n * calls / spent, high / low
+  return n * calls / spent, (used.cpu + served.cpu) / (n * calls), high / low
 end
 
 if lib.wanted "scale.manager" then
-  local few = clients(4, 15000)
-  local many, unfair = clients(300, 200)
+  local few, few_cpu = clients(4, 15000)
+  local many, many_cpu, unfair = clients(300, 200)
   report("scale.manager.4clients", few, "op/s")
   report("scale.manager.300clients", many, "op/s")
+  report("scale.manager.4clients.cpu", few_cpu * 1e6, "us/op")
+  report("scale.manager.300clients.cpu", many_cpu * 1e6, "us/op")
   report("scale.manager.300_by_4", many / few, "x")
   report("scale.manager.300clients.quickest_by_slowest", unfair, "x")
 end
