@@ -46,7 +46,10 @@ end
 for _, word in ipairs(arg) do
   local known
   for _, step in ipairs(steps) do known = known or word == step.row end
-  if not known then error(("there is no row '%s'"):format(word), 0) end
+  if not known then
+    io.stderr:write(("bench: there is no row '%s'\n"):format(word))
+    os.exit(2)
+  end
 end
 
 -- Running --------------------------------------------------------------------------------------------
@@ -122,7 +125,10 @@ local scales = { ns = 1e-9, us = 1e-6, ms = 1e-3, k = 1e3, M = 1e6, MB = 1e6, G 
 local function scale(unit) return scales[unit:match "^[^/]+"] or 1 end
 
 -- Times and sizes, but not rates.
-local function less_is_better(unit) return unit:find "^[num]?s" ~= nil or unit == "KiB" or unit == "bytes" end
+local function less_is_better(unit)
+  local what = unit:match "^[^/]+"
+  return what == "ns" or what == "us" or what == "ms" or what == "s" or what == "KiB" or what == "bytes"
+end
 
 local function median(list)
   local sorted = table.move(list, 1, #list, 1, {})
