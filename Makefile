@@ -62,7 +62,7 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench doc lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
+.PHONY: all run test check checks bench guard doc lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -71,8 +71,14 @@ all: $(PRODUCTS)
 help:
 	@echo 'make [CC=clang] [WERROR=1] [DEBUG=1]   $(PRODUCTS)'
 	@echo 'make run      the tutorial, one script after the other, then a word count'
+<<<<<<< HEAD
 	@echo 'make test     C checks and specs            make bench   the figures'
 	@echo 'make doc      the manual: $(BUILD)/doc/index.html'
+=======
+	@echo 'make test     C checks and specs'
+	@echo 'make bench [ROWS="w2 w3 scale cliff"] [ROUNDS=5]   the figures, beside those of PEERS'
+	@echo 'make guard [UPDATE=1]   instructions of the hottest operations: have they grown?'
+>>>>>>> 481af38b3056cdac0b759473a1e74384516aec81
 	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
@@ -170,9 +176,29 @@ checks: $(CHECKS) $(FUZZERS)
 check: all checks $(SPEC_SO)
 	@bash .ci/check $(BUILD)
 
+# make bench [ROWS="w2 w3"] [ROUNDS=5] [SECS=0.3] [PYTHON=] [PEERS=]: PEERS is a folder with CPython's
+# side in python/ and the limit programs in limits/, which are built below build/; without it ours
+# stands alone.  ROWS=scale and ROWS=cliff run only when they are named.
+PEERS ?= $(wildcard ../shared/bench)
+PYTHON ?= $(or $(wildcard /usr/bin/python3),python3)
+ROUNDS ?= 5
+SECS ?= 0.3
+PYTHON_SIDE := $(if $(wildcard $(PEERS)/python/*.py),$(PEERS))
+LIMITS := $(if $(wildcard $(PEERS)/limits/Makefile),$(BUILD)/bench/limits)
+
 bench: all
-	@if [ -f spec/bench/run.lua ]; then $(BUILD)/mplua spec/bench/run.lua; \
-	else echo 'there are no benchmarks yet (spec/bench/run.lua)'; fi
+	@mkdir -p $(BUILD)/bench
+	@$(if $(LIMITS),cp -R --preserve=timestamps $(PEERS)/limits $(BUILD)/bench/ && chmod -R u+w $(LIMITS) && \
+	  $(MAKE) --no-print-directory -s -C $(LIMITS) BUILD=. all,echo 'bench: ours alone: there are no PEERS')
+	@PEERS='$(PYTHON_SIDE)' LIMITS='$(LIMITS)' PYTHON='$(PYTHON)' ROUNDS=$(ROUNDS) SECS=$(SECS) \
+	  VALUES=$(BUILD)/bench/values.tsv $(BUILD)/mplua spec/bench/run.lua $(ROWS)
+
+# make guard: instructions of the hottest operations against spec/bench/instructions.lua, which
+# make guard UPDATE=1 rewrites.
+guard:
+	@sh .ci/setup build valgrind
+	@$(MAKE) --no-print-directory all
+	@$(BUILD)/mplua spec/bench/guard.lua "$$($(CC) --version | head -n 1)" $(if $(UPDATE),update)
 
 doc:
 	@sh .ci/setup doc

@@ -1,6 +1,6 @@
 -- What the benchmarks share.  A program prints one measurement a line: metric TAB value TAB unit.
 -- BENCH_SECS is the time budget of one measurement, BENCH_ONLY (plain text) keeps the metrics
--- whose name contains it.
+-- whose name contains it, BENCH_BALLAST is the MB of heap that the program is to hold.
 local mp = require "mp"
 
 local lib = { now = mp.monotonic, SECS = tonumber(os.getenv "BENCH_SECS") or 0.5 }
@@ -39,6 +39,21 @@ function lib.rate(run, n)
   end
 end
 
+--- The processor that "one processor" means: the first that may be used.
+function lib.first_cpu()
+  for line in io.lines "/proc/self/status" do
+    local n = line:match "^Cpus_allowed_list:%s*(%d+)"
+    if n then return n end
+  end
+end
+
+--- Takes so many MB of heap, for as long as the program runs.
+function lib.hold(mb)
+  lib.ballast = {}
+  for i = 1, mb * 1024 do lib.ballast[i] = ("x"):rep(1000) .. i end
+  collectgarbage()
+end
+
 function lib.payloads()
   return {
     { "int", 42 },
@@ -61,5 +76,7 @@ function lib.big_payloads()
   out[#out + 1] = { "nested10k", nested }
   return out
 end
+
+if os.getenv "BENCH_BALLAST" then lib.hold(tonumber(os.getenv "BENCH_BALLAST")) end
 
 return lib

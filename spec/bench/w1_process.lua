@@ -4,9 +4,7 @@ local mp = require "mp"
 local lib = require "lib"
 
 local mb = tonumber(arg[1]) or 0
-local ballast = {} -- luacheck: ignore 241
-for i = 1, mb * 1024 do ballast[i] = ("x"):rep(1000) .. i end
-collectgarbage()
+lib.hold(mb)
 
 local function noop() end
 local metric = "w1.start_join.fork." .. (mb > 0 and mb .. "MB" or "small")

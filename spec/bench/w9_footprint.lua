@@ -1,4 +1,4 @@
--- W9: memory of idle children.
+-- W9: memory of idle children, and the time that the command takes to start.
 package.path = (arg[0]:match "^(.*)/" or ".") .. "/?.lua;" .. package.path
 local mp = require "mp"
 local lib = require "lib"
@@ -54,3 +54,23 @@ if lib.wanted "w9.manager" then
   d.b = 2
   emit("manager_server", { tonumber(tostring(manager):match "pid (%d+)") })
 end
+
+-- Twenty starts by one shell at a time; the median of such times.  lua5.4 beside it, the same way.
+local function startup(name, command)
+  local metric = "w9.startup." .. name
+  if not lib.wanted(metric) or not os.execute(command .. " >/dev/null 2>&1") then return end
+  local script = ("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do %s; done"):format(command)
+  local times, limit = {}, lib.now() + lib.SECS
+  repeat
+    local start = lib.now()
+    os.execute(script)
+    times[#times + 1] = (lib.now() - start) / 20
+  until lib.now() >= limit and #times >= 5
+  table.sort(times)
+  lib.report(metric, times[(#times + 1) // 2] * 1e3, "ms")
+end
+
+local i = 0
+while arg[i - 1] do i = i - 1 end
+startup("mplua", ("'%s' -e ''"):format(arg[i]))
+startup("lua5.4", "lua5.4 -e ''")
