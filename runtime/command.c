@@ -32,6 +32,7 @@ static const char usage_text[] =
     "  -l g=mod  require library 'mod' into global 'g'\n"
     "  -m mod    find module 'mod' and run it as the script\n"
     "  -v        show version information\n"
+    "  --version show version information and do nothing else\n"
     "  -E        ignore environment variables\n"
     "  -W        turn warnings on\n"
     "  -h        show this help (also --help)\n"

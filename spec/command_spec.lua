@@ -28,7 +28,7 @@ local function mplua(line) return run(T.exe, line) end
 -- text may have the lines of options that lua lacks.
 local function same(line)
   local mine, stock = mplua(line), run(STOCK, line)
-  mine.err = mine.err:gsub("\n  %-[mh] [^\n]*", "")
+  mine.err = mine.err:gsub("\n  %-[mh] [^\n]*", ""):gsub("\n  %-%-version [^\n]*", "")
   assert.same(stock, mine, line)
   return mine
 end
@@ -230,10 +230,40 @@ describe("options", function()
       assert.equal(0, r.code)
       assert.equal("", r.err)
       assert.matches("^usage: PROG %[options%]", r.out)
-      for _, each in ipairs { "-e stat", "-i ", "-l mod", "-m mod", "-v ", "-E ", "-W ", "-h ", "-- ", "- " } do
+      for _, each in ipairs { "-e stat", "-i ", "-l mod", "-m mod", "-v ", "--version ", "-E ", "-W ",
+        "-h ", "-- ", "- " } do
         assert.truthy(r.out:find("  " .. each, 1, true), each)
       end
     end
+  end)
+
+  it("are in the manual page in the order and with the words of the help", function()
+    -- the text of a line of mdoc: its macros name how words look
+    local function plain(line)
+      line = line:gsub("\\&", ""):gsub(" Ns ", ""):gsub("=Ar ", "="):gsub("Fl ?", "-")
+      return (line:gsub("^%.?It ", ""):gsub("%f[%w.]%.?Ar ", ""):gsub("^%.%-", "-"))
+    end
+    local page = T.read("runtime/mplua.1"):match("The options are as follows:\n.-\n(%.It.-)%.El\n")
+    local told, complete = {}, true
+    for line in page:gmatch("[^\n]+") do
+      if line:find "^%.It" then
+        told[#told + 1], complete = { plain(line), "" }, false
+      elseif not complete then -- the first sentence
+        local entry = told[#told]
+        entry[2] = entry[2] .. " " .. plain(line):gsub("^ ", "")
+        complete = line:find "%.$" ~= nil
+      end
+    end
+    local function normal(text)
+      return (text:lower():gsub(" ?[.)]", ""):gsub("['(]", ""):gsub("^ ", ""):gsub(" $", ""))
+    end
+    local help = {}
+    for line in mplua("PROG -h").out:gmatch("\n  (%-[^\n]*)") do
+      help[#help + 1] = { line:sub(1, 9):match("^(.-) *$"), normal(line:sub(11)) }
+    end
+    for _, entry in ipairs(told) do entry[2] = normal(entry[2]) end
+    assert.same(help, told)
+    assert.equal(12, #help)
   end)
 
   it("-m runs a module as the script, with its file as arg[0]", function()
