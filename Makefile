@@ -300,7 +300,7 @@ deb: dist
 
 rock:
 	@sh .ci/setup build rock
-	luarocks --lua-version 5.4 --tree $(BUILD)/rocks make runtime/mplua-scm-1.rockspec
+	+luarocks --lua-version 5.4 --tree $(BUILD)/rocks make runtime/mplua-scm-1.rockspec
 
 clean:
 	rm -rf build

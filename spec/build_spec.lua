@@ -220,6 +220,52 @@ describe("the manual page", function()
   end)
 end)
 
+describe("the recipes", function()
+  it("are of this version", function()
+    local version = T.read("runtime/mplua.h"):match('MPLUA_VERSION "([^"]+)"')
+    assert.equal(version, T.read("runtime/debian/changelog"):match("^mplua %(([%d.]+)%-%w+%) "))
+    -- the rockspec and the tarball get it from the header
+    assert.is_nil(T.read("runtime/mplua-scm-1.rockspec"):find(version, 1, true))
+  end)
+
+  it("have the words of the licence", function()
+    local function words(text) return (text:gsub("\n %.\n", "\n\n"):gsub("%s+", " ")) end
+    local licence = words(T.read("LICENSE"):match("Permission.*"))
+    assert.truthy(words(T.read("runtime/debian/copyright")):find(licence, 1, true))
+    assert.equal(T.read("LICENSE"):match("Copyright %(c%) ([^\n]+)"),
+      T.read("runtime/debian/copyright"):match("Copyright: ([^\n]+)"))
+  end)
+
+  it("name each library that is loaded while it runs", function()
+    local loaded = T.read("runtime/os/crypto.c") .. T.read("runtime/prompt.c")
+    local control = T.read("runtime/debian/control")
+    for library, package in pairs { ["libcrypto.so.3"] = "libssl3", ["libreadline.so.8"] = "libreadline8" } do
+      assert.truthy(loaded:find(library, 1, true), library)
+      assert.truthy(control:find(package, 1, true), package)
+    end
+  end)
+
+  it("make a rockspec that luarocks likes", function()
+    if not os.execute("command -v luarocks >/dev/null") then return pending("needs luarocks") end
+    assert.equal("", (sh "luarocks lint runtime/mplua-scm-1.rockspec":gsub("%s", "")))
+  end)
+end)
+
+describe("make dist", function()
+  it("packs the same bytes again, from the tree and from what it packed", function()
+    if not os.execute("command -v xz >/dev/null") then return pending("needs xz") end
+    local copy, again = dir .. "/dist", dir .. "/dist again"
+    sh(("sh .ci/dist %s 1.2.3 && mkdir '%s' && tar xf %s/mplua-1.2.3.tar.xz -C '%s'"):format(copy, again, copy, again))
+    sh(("cd '%s/mplua-1.2.3' && umask 077 && sh .ci/dist build 1.2.3"):format(again))
+    assert.truthy(T.read(copy .. "/mplua-1.2.3.tar.xz") == T.read(again .. "/mplua-1.2.3/build/mplua-1.2.3.tar.xz"))
+    -- everything that make needs, dotfiles too, and nothing that was made
+    for _, name in ipairs { "Makefile", "LICENSE", ".ci/setup", ".busted", "runtime/main.c", "lua/mp/init.lua" } do
+      assert.truthy(T.read(("%s/mplua-1.2.3/%s"):format(again, name)), name)
+    end
+    assert.equal("", sh(("cd '%s/mplua-1.2.3' && find . -name '*.o' -o -name '*.so' -o -name .git"):format(again)))
+  end)
+end)
+
 describe("the embedding of Lua files", function()
   local function embed(names)
     return sh(("cd %s && lua5.4 %s/runtime/embed.lua out.c lua %s"):format(dir, root, names))
