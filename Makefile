@@ -91,7 +91,7 @@ help:
 	@echo 'make crash    kills processes after every instruction of the operations (minutes)'
 	@echo 'make chaos SECONDS=60 SEED=n   thirty processes, killed and stopped at random'
 	@echo 'make fuzz SECONDS=60   libFuzzer on the readers of bytes from outside (needs clang)'
-	@echo 'make install PREFIX=/usr/local LIBDIR=.../lib DESTDIR=   make uninstall   make clean'
+	@echo 'make install PREFIX=/usr/local LIBDIR=/usr/local/lib DESTDIR=   make uninstall   make clean'
 	@echo 'make dist     $(BUILD)/mplua-$(VERSION).tar.xz      make deb     Debian packages'
 	@echo 'make rock     mp for stock lua5.4, by luarocks, into a tree below $(BUILD)'
 	@echo 'make reproducible   builds again from the tarball, elsewhere, and compares the bytes'
@@ -289,6 +289,7 @@ uninstall:
 	  [ ! -d "$$DESTDIR$$dir" ] || rmdir --ignore-fail-on-non-empty "$$DESTDIR$$dir"; done
 
 dist:
+	@sh .ci/setup dist
 	@sh .ci/dist $(BUILD) $(VERSION)
 
 reproducible: all dist
