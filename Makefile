@@ -11,11 +11,22 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 LUA ?= lua5.4
-PREFIX ?= /usr/local
 MULTIARCH := $(shell $(CC) -print-multiarch 2>/dev/null || gcc -print-multiarch 2>/dev/null)
 LUA_INC ?= /usr/include/lua5.4
 LUA_LIBDIR ?= /usr/lib/$(MULTIARCH)
 LUA_A := $(LUA_LIBDIR)/liblua5.4.a
+
+# Where things are installed.  LIBDIR is /usr/lib/x86_64-linux-gnu in a package; stock
+# lua5.4 looks in LUA_CMOD below /usr and /usr/local.  LUA_PC is pkg-config's name of Lua.
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+LUA_CMOD ?= $(LIBDIR)/lua/5.4
+LUA_PC ?= lua5.4
+SONAME := libmplua.so.0
 
 ifdef DEBUG
 BUILD ?= build/debug
@@ -42,9 +53,12 @@ endif
 
 STD := -std=gnu11 -D_GNU_SOURCE
 WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
-  -Wundef -Wvla -Wwrite-strings $(if $(WERROR),-Werror)
+  -Wundef -Wvla -Wwrite-strings -Wdate-time $(if $(WERROR),-Werror)
+# quote,TEXT: one word for sh.
+quote = '$(subst ','\'',$(1))'
+# The directory of the build is in nothing that it makes: see `make reproducible`.
 COMPILE := $(CC) $(STD) $(OPT) -g $(WARN) -fPIC -fvisibility=hidden $(SANFLAGS) \
-  -I$(LUA_INC) $(CFLAGS)
+  -ffile-prefix-map=$(call quote,$(CURDIR)=.) -I$(LUA_INC) $(CPPFLAGS) $(CFLAGS)
 LIBS := -ldl -lm -lpthread
 
 CORE_SRC := $(sort $(wildcard runtime/os/*.c runtime/shm/*.c runtime/ipc/*.c))
@@ -62,7 +76,8 @@ SPEC_SO := $(patsubst spec/%.c,$(BUILD)/spec/%.so,$(sort $(wildcard spec/*.c)))
 
 PRODUCTS := $(BUILD)/mplua $(BUILD)/mp.so $(BUILD)/libmplua.a $(BUILD)/libmplua.so
 
-.PHONY: all run test check checks bench guard doc lint asan tsan crash chaos fuzz fuzzers install clean help FORCE
+.PHONY: all run test check checks bench guard doc lint asan tsan crash chaos fuzz fuzzers install \
+  uninstall dist reproducible deb rock clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -71,29 +86,28 @@ all: $(PRODUCTS)
 help:
 	@echo 'make [CC=clang] [WERROR=1] [DEBUG=1]   $(PRODUCTS)'
 	@echo 'make run      the tutorial, one script after the other, then a word count'
-<<<<<<< HEAD
-	@echo 'make test     C checks and specs            make bench   the figures'
-	@echo 'make doc      the manual: $(BUILD)/doc/index.html'
-=======
 	@echo 'make test     C checks and specs'
 	@echo 'make bench [ROWS="w2 w3 scale cliff"] [ROUNDS=5]   the figures, beside those of PEERS'
 	@echo 'make guard [UPDATE=1]   instructions of the hottest operations: have they grown?'
->>>>>>> 481af38b3056cdac0b759473a1e74384516aec81
+	@echo 'make doc      the manual: $(BUILD)/doc/index.html'
 	@echo 'make lint     luacheck, cppcheck, the direction of includes, symbols'
 	@echo 'make asan     the checks under address and undefined behaviour sanitizers'
 	@echo 'make tsan     the C checks under the thread sanitizer'
 	@echo 'make crash    kills processes after every instruction of the operations (minutes)'
 	@echo 'make chaos SECONDS=60 SEED=n   thirty processes, killed and stopped at random'
 	@echo 'make fuzz SECONDS=60   libFuzzer on the readers of bytes from outside (needs clang)'
-	@echo 'make install PREFIX=/usr/local DESTDIR=   make clean'
+	@echo 'make install PREFIX=/usr/local LIBDIR=/usr/local/lib DESTDIR=   make uninstall   make clean'
+	@echo 'make dist     $(BUILD)/mplua-$(VERSION).tar.xz      make deb     Debian packages'
+	@echo 'make rock     mp for stock lua5.4, by luarocks, into a tree below $(BUILD)'
+	@echo 'make reproducible   builds again from the tarball, elsewhere, and compares the bytes'
 
 # What is compiled -------------------------------------------------------------
 
 # Rewritten only when its text differs: a change of compiler or flags, or of the
 # set of sources, makes what depends on it anew.
 define keep
-@mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ || \
-  printf '%s\n' '$(subst ','\'',$(1))' > $@
+@mkdir -p $(@D); printf '%s\n' $(call quote,$(1)) | cmp -s - $@ || \
+  printf '%s\n' $(call quote,$(1)) > $@
 endef
 $(BUILD)/flags: FORCE
 	$(call keep,$(COMPILE) $(VERSION))
@@ -128,15 +142,15 @@ $(BUILD)/mp.so: $(MODULE_OBJ) $(BUILD)/sources runtime/mp.map
 	$(call say,LINK) $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/mp.map -o $@ \
 	  $(MODULE_OBJ) -lm -lpthread
 
-$(BUILD)/libmplua.so: $(LIB_OBJ) $(BUILD)/sources
-	$(call say,LINK) $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libmplua.so.0 -o $@ $(LIB_OBJ) \
-	  $(LUA_LIBDIR)/liblua5.4.so $(LIBS)
+$(BUILD)/libmplua.so: $(LIB_OBJ) $(BUILD)/sources runtime/libmplua.map
+	$(call say,LINK) $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) \
+	  -Wl,--version-script=runtime/libmplua.map -o $@ $(LIB_OBJ) $(LUA_LIBDIR)/liblua5.4.so $(LIBS)
 
 # One object, in which only the public names are left global.
 $(BUILD)/libmplua.a: $(LIB_OBJ) $(BUILD)/sources
 	$(call say,AR) $(CC) -r -nostdlib -o $(BUILD)/obj/libmplua.o $(LIB_OBJ)
 	@objcopy --localize-hidden $(BUILD)/obj/libmplua.o
-	@rm -f $@ && ar rcs $@ $(BUILD)/obj/libmplua.o
+	@rm -f $@ && ar rcsD $@ $(BUILD)/obj/libmplua.o
 
 # C checks see every function; fuzzers get a main of their own.
 $(BUILD)/core/fuzz_%: spec/core/fuzz_%.c $(LIB_OBJ)
@@ -239,20 +253,86 @@ fuzz:
 
 fuzzers: $(patsubst spec/core/%.c,$(BUILD)/%,$(sort $(wildcard spec/core/fuzz_*.c)))
 
+# What is packed ----------------------------------------------------------------
+
+# One line for each file: mode, source, target.  A link's source is its text.
+define newline
+
+
+endef
+define INSTALLED
+755|$(BUILD)/mplua|$(BINDIR)/mplua
+644|runtime/mplua.1|$(MANDIR)/man1/mplua.1
+644|runtime/mplua.h|$(INCLUDEDIR)/mplua.h
+644|$(BUILD)/libmplua.a|$(LIBDIR)/libmplua.a
+755|$(BUILD)/libmplua.so|$(LIBDIR)/libmplua.so.$(VERSION)
+link|libmplua.so.$(VERSION)|$(LIBDIR)/$(SONAME)
+link|$(SONAME)|$(LIBDIR)/libmplua.so
+644|$(BUILD)/mplua.pc|$(LIBDIR)/pkgconfig/mplua.pc
+755|$(BUILD)/mp.so|$(LUA_CMOD)/mp.so$(foreach f,$(sort \
+  $(wildcard lua/meta/*.lua)),$(newline)644|$(f)|$(DATADIR)/mplua/meta/$(notdir $(f)))
+endef
+# The manual, when it was built, is a directory that is replaced as a whole.
+HTML = $(DATADIR)/doc/mplua/html
+# Directories that nobody misses when they are empty.
+define OWN_DIRS
+$(DATADIR)/mplua/meta
+$(DATADIR)/mplua
+$(DATADIR)/doc/mplua
+$(LIBDIR)/pkgconfig
+$(LUA_CMOD)
+$(LIBDIR)/lua
+endef
+define PC
+prefix=$(PREFIX)
+libdir=$(subst $(PREFIX)/,$${prefix}/,$(LIBDIR))
+includedir=$(subst $(PREFIX)/,$${prefix}/,$(INCLUDEDIR))
+
+Name: mplua
+Description: Lua 5.4 with processes
+Version: $(VERSION)
+Requires: $(LUA_PC)
+Cflags: -I"$${includedir}"
+Libs: -L"$${libdir}" -lmplua
+Libs.private: $(LIBS)
+endef
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export INSTALLED := $(INSTALLED)
+install uninstall: export OWN_DIRS := $(OWN_DIRS)
+install uninstall: export HTML := $(HTML)
+install: export PC := $(PC)
+
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
-	  $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/lua/5.4
-	install -m 755 $(BUILD)/mplua $(DESTDIR)$(PREFIX)/bin/mplua
-	install -m 644 runtime/mplua.h $(DESTDIR)$(PREFIX)/include/mplua.h
-	install -m 644 $(BUILD)/libmplua.a $(DESTDIR)$(PREFIX)/lib/libmplua.a
-	install -m 755 $(BUILD)/libmplua.so $(DESTDIR)$(PREFIX)/lib/libmplua.so.0
-	ln -sf libmplua.so.0 $(DESTDIR)$(PREFIX)/lib/libmplua.so
-	install -m 755 $(BUILD)/mp.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/mp.so
-	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' \
-	  'includedir=$${prefix}/include' '' 'Name: mplua' \
-	  'Description: Lua 5.4 with processes' 'Version: $(VERSION)' \
-	  'Cflags: -I$${includedir} -I$(LUA_INC)' 'Libs: -L$${libdir} -lmplua -llua5.4' \
-	  'Libs.private: $(LIBS)' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/mplua.pc
+	@printf '%s\n' "$$PC" > $(BUILD)/mplua.pc
+	@printf '%s\n' "$$INSTALLED" | while IFS='|' read -r mode from to; do \
+	  printf '  %-6s %s\n' INST "$$DESTDIR$$to"; \
+	  if [ $$mode = link ]; then ln -sfn "$$from" "$$DESTDIR$$to"; \
+	  else install -D -m $$mode "$$from" "$$DESTDIR$$to"; fi || exit 1; \
+	done
+	@[ ! -d $(BUILD)/doc ] || { printf '  %-6s %s\n' INST "$$DESTDIR$$HTML"; \
+	  rm -rf "$$DESTDIR$$HTML" && mkdir -p "$$DESTDIR$$HTML" && \
+	  cp -R $(BUILD)/doc/. "$$DESTDIR$$HTML"; }
+
+uninstall:
+	@printf '%s\n' "$$INSTALLED" | while IFS='|' read -r mode from to; do rm -f "$$DESTDIR$$to"; done
+	@rm -rf "$$DESTDIR$$HTML"
+	@printf '%s\n' "$$OWN_DIRS" | while read -r dir; do \
+	  [ ! -d "$$DESTDIR$$dir" ] || rmdir --ignore-fail-on-non-empty "$$DESTDIR$$dir"; done
+
+dist:
+	@sh .ci/setup dist
+	@sh .ci/dist $(BUILD) $(VERSION)
+
+reproducible: all dist
+	@+MAKE='$(MAKE)' bash .ci/reproducible $(BUILD) $(VERSION)
+
+deb: dist
+	@sh .ci/setup build deb
+	@bash .ci/deb $(BUILD) $(VERSION)
+
+rock:
+	@sh .ci/setup build rock
+	+luarocks --lua-version 5.4 --tree $(BUILD)/rocks make runtime/mplua-scm-1.rockspec
 
 clean:
 	rm -rf build

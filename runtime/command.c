@@ -62,6 +62,7 @@ static const char usage_text[] =
     "  -l g=mod  require library 'mod' into global 'g'\n"
     "  -m mod    find module 'mod' and run it as the script\n"
     "  -v        show version information\n"
+    "  --version show version information and do nothing else\n"
     "  -E        ignore environment variables\n"
     "  -W        turn warnings on\n"
     "  -h        show this help (also --help)\n"
@@ -78,15 +79,14 @@ static void print_version(void) {
 void lmp_complain(const char *who, const char *message) {
   fflush(stdout);
   if (who != NULL) fprintf(stderr, "%s: ", who);
-  fprintf(stderr, "%s\n", message);
+  fprintf(stderr, "%s\n", message != NULL ? message : "(error object is not a string)");
   fflush(stderr);
 }
 
 /* Prints and pops the error on top when `status` is one; gives `status` back. */
 static int report(lua_State *L, const char *who, int status) {
   if (status != LUA_OK) {
-    const char *message = lua_tostring(L, -1);
-    lmp_complain(who, message != NULL ? message : "(error object is not a string)");
+    lmp_complain(who, lua_tostring(L, -1));
     lua_pop(L, 1);
   }
   return status;

@@ -81,10 +81,11 @@ static int load(lua_State *L, const char *text, size_t size) {
   return luaL_loadbuffer(L, text, size, "=stdin");
 }
 
-/* Loads the line at index 1 as an expression; pops what came of it if it is none. */
+/* Loads the line at index 1 as an expression; pops what came of it if it is none.
+ * The semicolon makes statements of lines that end with one, as it does in Lua. */
 static bool load_expression(lua_State *L) {
   const char *line = lua_tostring(L, 1);
-  const char *text = lua_pushfstring(L, "return %s", line);
+  const char *text = lua_pushfstring(L, "return %s;", line);
   bool ok = load(L, text, strlen(text)) == LUA_OK;
   lua_remove(L, -2);
   if (ok)

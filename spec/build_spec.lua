@@ -48,6 +48,13 @@ describe("the libraries", function()
       :format(T.build)))
   end)
 
+  it("do not name the directory in which they were built", function()
+    needs_plain()
+    for _, name in ipairs { "mplua", "mp.so", "libmplua.a", "libmplua.so" } do
+      assert.is_nil(T.read(T.build .. "/" .. name):find(root, 1, true), name)
+    end
+  end)
+
   it("need the system's Lua where they need one", function()
     local needed = sh(("readelf -d %s/libmplua.so"):format(T.build))
     assert.matches("%[liblua5%.4%.so%.0%]", needed)
@@ -82,59 +89,180 @@ int main(int argc, char **argv) {
 #endif
 ]]
 
+-- Everything that is installed with nothing but files of the sources, below the prefix.
+local installed = { "bin/mplua", "include/mplua.h", "lib/libmplua.a", "lib/libmplua.so", "lib/libmplua.so.0",
+  "lib/libmplua.so.0.1.0", "lib/lua/5.4/mp.so", "lib/pkgconfig/mplua.pc", "share/man/man1/mplua.1" }
+
 describe("make install", function()
+  local tree = T.build:gsub("^" .. root:gsub("%p", "%%%0") .. "/", "")
+
+  local function make(words)
+    return sh(("cd %s && make --no-print-directory BUILD=%s %s"):format(T.quote(root), tree, words), 60)
+  end
+
+  -- What is below a directory that is no directory, sorted.
+  local function files(at)
+    local list = {}
+    for name in sh(("cd %s && find . ! -type d -printf '%%P\\n' | LC_ALL=C sort"):format(T.quote(at)))
+      :gmatch("[^\n]+") do
+      -- the annotations and the manual are there when there are some
+      if not name:find "^share/mplua/meta/" and not name:find "^share/doc/mplua/html/" then list[#list + 1] = name end
+    end
+    return list
+  end
+
+  local at -- the prefix, with a space in it
   setup(function()
     if T.sanitized then return end
-    local tree = T.build:gsub("^" .. root:gsub("%p", "%%%0") .. "/", "")
-    sh(("cd %s && make --no-print-directory BUILD=%s PREFIX=/opt/mplua DESTDIR=%s/root install")
-      :format(root, tree, dir), 60)
+    at = dir .. "/the root/opt"
+    make(("PREFIX='%s' install"):format(at))
   end)
 
   it("puts everything where it belongs", function()
     needs_plain()
-    for _, name in ipairs { "bin/mplua", "include/mplua.h", "lib/libmplua.a", "lib/libmplua.so",
-      "lib/libmplua.so.0", "lib/lua/5.4/mp.so", "lib/pkgconfig/mplua.pc" } do
-      assert.truthy(T.read(dir .. "/root/opt/mplua/" .. name), name)
-    end
-    local pc = T.read(dir .. "/root/opt/mplua/lib/pkgconfig/mplua.pc")
-    assert.matches("prefix=/opt/mplua\n", pc)
-    assert.matches("Version: 0%.1%.0\n", pc)
+    assert.same(installed, files(at))
+    for _, name in ipairs(installed) do assert.truthy(T.read(at .. "/" .. name), name) end
+    assert.equal("libmplua.so.0\nlibmplua.so.0.1.0\n",
+      sh(("cd '%s/lib' && readlink libmplua.so libmplua.so.0"):format(at)))
   end)
 
-  it("gives C hosts a static and a shared library", function()
+  it("obeys DESTDIR and LIBDIR, of which only the second is in the pkg-config file", function()
     needs_plain()
-    local source = write("host.c", host)
-    local at = dir .. "/root/opt/mplua"
-    local compile = ("gcc -Wall -Wextra -Werror -pedantic -I%s/include -I/usr/include/lua5.4 -o %s/%%s %%s %s %%s")
-      :format(at, dir, source)
+    make(("PREFIX=/usr LIBDIR=/usr/lib/%s DESTDIR='%s/stage two' install"):format(multiarch, dir))
+    local expected = {}
+    for i, name in ipairs(installed) do expected[i] = "usr/" .. name:gsub("^lib/", "lib/" .. multiarch .. "/") end
+    assert.same(expected, files(dir .. "/stage two"))
+    local pc = T.read(("%s/stage two/usr/lib/%s/pkgconfig/mplua.pc"):format(dir, multiarch))
+    assert.matches("^prefix=/usr\nlibdir=${prefix}/lib/" .. multiarch:gsub("%p", "%%%0") .. "\n", pc)
+    assert.matches("\nVersion: 0%.1%.0\n", pc)
+    assert.is_nil(pc:find("stage two", 1, true))
+  end)
+
+  it("is undone by make uninstall, which leaves what is not its own", function()
+    needs_plain()
+    local there = dir .. "/gone"
+    sh(("mkdir -p %s/lib/lua/5.4 && touch %s/lib/lua/5.4/other.so"):format(there, there))
+    make(("PREFIX=%s install"):format(there))
+    make(("PREFIX=%s uninstall"):format(there))
+    assert.equal("lib/lua/5.4/other.so\n", sh(("cd %s && find . ! -type d -printf '%%P\\n'"):format(there)))
+    assert.equal("", sh(("find %s -type d -name '*mplua*'"):format(there)))
+    make(("PREFIX=%s uninstall"):format(there)) -- once more is no error
+  end)
+
+  it("gives a module that stock lua5.4 loads from anywhere", function()
+    needs_plain()
+    assert.equal("0.1.0\n", sh(("cd / && env -i LUA_CPATH='%s/lib/lua/5.4/?.so' "
+      .. "lua5.4 -e 'print(require(\"mp\").version)'"):format(at)))
+    -- it finds it without a variable when the prefix is one of these
+    local cpath = sh "env -i lua5.4 -e 'print(package.cpath)'"
+    assert.truthy(cpath:find("/usr/local/lib/lua/5.4/?.so", 1, true))
+    assert.truthy(cpath:find(libdir .. "/lua/5.4/?.so", 1, true))
+  end)
+
+  describe("gives hosts", function()
     local script = T.quote "local mp = require 'mp' print(type(mp), mp == require 'mp')"
-    sh(compile:format("static", "", ("%s/lib/libmplua.a %s/liblua5.4.a -ldl -lm -lpthread"):format(at, libdir)))
-    assert.equal("table\ttrue\nversion 0.1.0, top 0\n", sh(dir .. "/static " .. script))
-    sh(compile:format("shared", "", ("-L%s/lib -lmplua -llua5.4"):format(at)))
-    assert.equal("table\ttrue\nversion 0.1.0, top 0\n",
-      sh(("LD_LIBRARY_PATH=%s/lib %s/shared %s"):format(at, dir, script)))
+    local said = "table\ttrue\nversion 0.1.0, top 0\n"
+
+    -- Compiles a host with what pkg-config says and returns its path, ready to be run.
+    local function build(name, compiler, flags)
+      if not os.execute("command -v pkg-config >/dev/null") then return pending("needs pkg-config") end
+      write(name, host)
+      -- eval: there is a space in the paths
+      sh(("cd %s && eval %s -o %s.out %s $(PKG_CONFIG_PATH='%s/lib/pkgconfig' pkg-config %s mplua)")
+        :format(dir, compiler, name, name, at, flags))
+      return ("LD_LIBRARY_PATH='%s/lib' %s/%s.out "):format(at, dir, name)
+    end
+
+    it("of C a shared library", function()
+      needs_plain()
+      local run = build("host.c", "gcc -std=c11 -Wall -Wextra -Werror -pedantic", "--cflags --libs")
+      assert.equal(said, sh(run .. script))
+      assert.matches("libmplua%.so%.0", sh(("readelf -d %s/host.c.out"):format(dir)))
+    end)
+
+    it("of C a static library", function()
+      needs_plain()
+      local run = build("still.c", "gcc -Wall -Wextra -Werror -static", "--static --cflags --libs")
+      assert.equal(said, sh(run .. script))
+      sh(("gcc -I'%s/include' -I/usr/include/lua5.4 -o %s/half %s/still.c '%s/lib/libmplua.a' %s/liblua5.4.a"
+        .. " -ldl -lm -lpthread"):format(at, dir, dir, at, libdir))
+      assert.equal(said, sh(("env -i %s/half %s"):format(dir, script)))
+    end)
+
+    it("of C++ a header that it can read", function()
+      needs_plain()
+      if not os.execute("command -v g++ >/dev/null") then pending("needs g++") end
+      local run = build("host.cc", "g++ -Wall -Wextra -Werror -pedantic", "--cflags --libs")
+      assert.equal(said, sh(run .. script))
+    end)
+
+    it("the command as a function", function()
+      needs_plain()
+      local run = build("command.c", "gcc -Wall -Werror -DCOMMAND", "--cflags --libs")
+      local out, code = T.shell(run .. "-e 'print(arg[0] ~= nil, type(require \"mp\")) os.exit(3)'")
+      assert.equal("true\ttable\n", out)
+      assert.equal(3, code)
+    end)
+  end)
+end)
+
+describe("the manual page", function()
+  it("is what mandoc and man like to read", function()
+    local tried = 0
+    local function try(program, command)
+      if not os.execute("command -v " .. program .. " >/dev/null") then return end
+      tried = tried + 1
+      assert.equal("", (T.shell(command .. " 2>&1 >/dev/null | grep -v 'outdated mandoc.db'")))
+    end
+    try("mandoc", "mandoc -Tlint -Wwarning runtime/mplua.1 1>&2")
+    try("man", "LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z runtime/mplua.1")
+    if tried == 0 then pending("needs mandoc or man") end
+  end)
+end)
+
+describe("the recipes", function()
+  it("are of this version", function()
+    local version = T.read("runtime/mplua.h"):match('MPLUA_VERSION "([^"]+)"')
+    assert.equal(version, T.read("runtime/debian/changelog"):match("^mplua %(([%d.]+)%-%w+%) "))
+    -- the rockspec and the tarball get it from the header
+    assert.is_nil(T.read("runtime/mplua-scm-1.rockspec"):find(version, 1, true))
   end)
 
-  it("gives hosts the command as a function", function()
-    needs_plain()
-    local source = write("command.c", host)
-    local at = dir .. "/root/opt/mplua"
-    sh(("gcc -DCOMMAND -I%s/include -I/usr/include/lua5.4 -o %s/command %s -L%s/lib -lmplua -llua5.4")
-      :format(at, dir, source, at))
-    local out, code = T.shell(("LD_LIBRARY_PATH=%s/lib %s/command -e 'print(arg[0] ~= nil, type(require \"mp\"))"
-      .. " os.exit(3)'"):format(at, dir))
-    assert.equal("true\ttable\n", out)
-    assert.equal(3, code)
+  it("have the words of the licence", function()
+    local function words(text) return (text:gsub("\n %.\n", "\n\n"):gsub("%s+", " ")) end
+    local licence = words(T.read("LICENSE"):match("Permission.*"))
+    assert.truthy(words(T.read("runtime/debian/copyright")):find(licence, 1, true))
+    assert.equal(T.read("LICENSE"):match("Copyright %(c%) ([^\n]+)"),
+      T.read("runtime/debian/copyright"):match("Copyright: ([^\n]+)"))
   end)
 
-  it("gives C++ a header that it can read", function()
-    needs_plain()
-    if not os.execute("command -v g++ >/dev/null") then pending("needs g++") end
-    local source = write("host.cc", host)
-    local at = dir .. "/root/opt/mplua"
-    sh(("g++ -Wall -Wextra -Werror -I%s/include -I/usr/include/lua5.4 -o %s/cc %s -L%s/lib -lmplua -llua5.4")
-      :format(at, dir, source, at))
-    assert.equal("version 0.1.0, top 0\n", sh(("LD_LIBRARY_PATH=%s/lib %s/cc ''"):format(at, dir)))
+  it("name each library that is loaded while it runs", function()
+    local loaded = T.read("runtime/os/crypto.c") .. T.read("runtime/prompt.c")
+    local control = T.read("runtime/debian/control")
+    for library, package in pairs { ["libcrypto.so.3"] = "libssl3", ["libreadline.so.8"] = "libreadline8" } do
+      assert.truthy(loaded:find(library, 1, true), library)
+      assert.truthy(control:find(package, 1, true), package)
+    end
+  end)
+
+  it("make a rockspec that luarocks likes", function()
+    if not os.execute("command -v luarocks >/dev/null") then return pending("needs luarocks") end
+    assert.equal("", (sh "luarocks lint runtime/mplua-scm-1.rockspec":gsub("%s", "")))
+  end)
+end)
+
+describe("make dist", function()
+  it("packs the same bytes again, from the tree and from what it packed", function()
+    if not os.execute("command -v xz >/dev/null") then return pending("needs xz") end
+    local copy, again = dir .. "/dist", dir .. "/dist again"
+    sh(("sh .ci/dist %s 1.2.3 && mkdir '%s' && tar xf %s/mplua-1.2.3.tar.xz -C '%s'"):format(copy, again, copy, again))
+    sh(("cd '%s/mplua-1.2.3' && umask 077 && sh .ci/dist build 1.2.3"):format(again))
+    assert.truthy(T.read(copy .. "/mplua-1.2.3.tar.xz") == T.read(again .. "/mplua-1.2.3/build/mplua-1.2.3.tar.xz"))
+    -- everything that make needs, dotfiles too, and nothing that was made
+    for _, name in ipairs { "Makefile", "LICENSE", ".ci/setup", ".busted", "runtime/main.c", "lua/mp/init.lua" } do
+      assert.truthy(T.read(("%s/mplua-1.2.3/%s"):format(again, name)), name)
+    end
+    assert.equal("", sh(("cd '%s/mplua-1.2.3' && find . -name '*.o' -o -name '*.so' -o -name .git"):format(again)))
   end)
 end)
 

@@ -28,7 +28,7 @@ local function mplua(line) return run(T.exe, line) end
 -- text may have the lines of options that lua lacks.
 local function same(line)
   local mine, stock = mplua(line), run(STOCK, line)
-  mine.err = mine.err:gsub("\n  %-[mh] [^\n]*", "")
+  mine.err = mine.err:gsub("\n  %-[mh] [^\n]*", ""):gsub("\n  %-%-version [^\n]*", "")
   assert.same(stock, mine, line)
   return mine
 end
@@ -230,10 +230,40 @@ describe("options", function()
       assert.equal(0, r.code)
       assert.equal("", r.err)
       assert.matches("^usage: PROG %[options%]", r.out)
-      for _, each in ipairs { "-e stat", "-i ", "-l mod", "-m mod", "-v ", "-E ", "-W ", "-h ", "-- ", "- " } do
+      for _, each in ipairs { "-e stat", "-i ", "-l mod", "-m mod", "-v ", "--version ", "-E ", "-W ",
+        "-h ", "-- ", "- " } do
         assert.truthy(r.out:find("  " .. each, 1, true), each)
       end
     end
+  end)
+
+  it("are in the manual page in the order and with the words of the help", function()
+    -- the text of a line of mdoc: its macros name how words look
+    local function plain(line)
+      line = line:gsub("\\&", ""):gsub(" Ns ", ""):gsub("=Ar ", "="):gsub("Fl ?", "-")
+      return (line:gsub("^%.?It ", ""):gsub("%f[%w.]%.?Ar ", ""):gsub("^%.%-", "-"))
+    end
+    local page = T.read("runtime/mplua.1"):match("The options are as follows:\n.-\n(%.It.-)%.El\n")
+    local told, complete = {}, true
+    for line in page:gmatch("[^\n]+") do
+      if line:find "^%.It" then
+        told[#told + 1], complete = { plain(line), "" }, false
+      elseif not complete then -- the first sentence
+        local entry = told[#told]
+        entry[2] = entry[2] .. " " .. plain(line):gsub("^ ", "")
+        complete = line:find "%.$" ~= nil
+      end
+    end
+    local function normal(text)
+      return (text:lower():gsub(" ?[.)]", ""):gsub("['(]", ""):gsub("^ ", ""):gsub(" $", ""))
+    end
+    local help = {}
+    for line in mplua("PROG -h").out:gmatch("\n  (%-[^\n]*)") do
+      help[#help + 1] = { line:sub(1, 9):match("^(.-) *$"), normal(line:sub(11)) }
+    end
+    for _, entry in ipairs(told) do entry[2] = normal(entry[2]) end
+    assert.same(help, told)
+    assert.equal(12, #help)
   end)
 
   it("-m runs a module as the script, with its file as arg[0]", function()
@@ -324,6 +354,290 @@ describe("the prompt", function()
   end)
 end)
 
+-- What is read as a script, byte by byte.
+describe("the bytes of a script", function()
+  it("may begin with a byte order mark, a whole one", function()
+    local mark = "\xEF\xBB\xBF"
+    for name, text in pairs {
+      alone = mark, code = mark .. "print(3)", note = mark .. "#!x\nprint(debug.getinfo(1).currentline)",
+      twice = mark .. mark .. "print(3)", compiled = mark .. "#x\n" .. string.dump(load "print(4)"),
+      first = "\xEF", second = "\xEF\xBB", late = "\xEFprint(3)", later = "\xEF\xBBprint(3)",
+    } do
+      write("mark_" .. name, text)
+      same("PROG mark_" .. name)
+      same("PROG - <mark_" .. name)
+    end
+    assert.equal("2\n", same("PROG mark_note").out)
+  end)
+
+  it("may be a first line of comment and no more, or nothing", function()
+    for i, text in ipairs { "#only this", "#", "", "\n", "#!x\n\n  x = = 1", "#x\n#y" } do
+      write("line", text)
+      local r = same "PROG line"
+      assert.equal(i > 4 and 1 or 0, r.code)
+      same "PROG <line"
+    end
+  end)
+
+  it("may be compiled, also after a comment, and are refused when they are cut off", function()
+    local code = string.dump(load("print(..., arg[0])", "=made"))
+    write("compiled", code)
+    write("noted", "#comment\n" .. string.dump(load("print(...)"), true))
+    write("cut", code:sub(1, 60))
+    write("header", "\27Luaxxxx")
+    assert.equal("a\tcompiled\n", same("PROG compiled a").out)
+    same "PROG - a <compiled"
+    assert.equal("a\n", same("PROG noted a").out)
+    assert.matches("truncated", same("PROG cut").err)
+    same "PROG header"
+  end)
+
+  it("may be NUL inside strings, and nowhere else", function()
+    write("zero", "print('a\0b', #'a\0b')")
+    assert.equal("a\0b\t3\n", same("PROG zero").out)
+    same "PROG <zero"
+    write("zero", "print(1)\0print(2)")
+    same "PROG zero"
+  end)
+
+  it("may come in several lines from stdin", function()
+    assert.equal("1\tnil\n", same("printf 'print(\\n1, a\\n)\\n' | PROG -").out)
+    same "printf 'print(10)\\nprint(2)\\n\\n' | PROG"
+    assert.equal("-h\n", same("echo 'print(arg[1])' | PROG - -h").out)
+  end)
+end)
+
+describe("the environment", function()
+  it("gives the paths, with the default where ;; stands", function()
+    for _, path in ipairs { "", ";", ";;", ";;;;", "a;;b", ";;b", "a;;", "a;b;;c", "a;;b;;c", "x" } do
+      same(("LUA_PATH='%s' LUA_CPATH='%s' PROG -e 'print(package.path, package.cpath)'"):format(path, path))
+      same(("LUA_PATH_5_4='%s' LUA_PATH=y LUA_CPATH_5_4='%s' PROG -e 'print(package.path, package.cpath)'")
+        :format(path, path))
+    end
+    local default = same("env -i PROG -e 'print(package.path, package.cpath)'").out
+    assert.equal(default,
+      same("LUA_PATH=x LUA_CPATH=x LUA_INIT='error(1)' PROG -E -e 'print(package.path, package.cpath)'").out)
+  end)
+
+  it("has LUA_INIT run before the options, with arg at hand", function()
+    assert.equal("3.2\n", same("LUA_INIT='X = tonumber(arg[1])' PROG - 3.2 <<'end'\nprint(X)\nend").out)
+    write("count.lua", "x = x or 10; print(x, ...); x = x + 1")
+    assert.equal("10\n11\ta\n", same("LUA_INIT=@count.lua PROG count.lua a").out)
+    same "echo 'print(2)' | LUA_INIT=@ PROG count.lua"
+    same "LUA_INIT_5_4= LUA_INIT='print(1)' PROG nothing.lua"
+    same "LUA_INIT='print(...)' PROG nothing.lua a"
+    same "LUA_INIT='x = 1' PROG -e 'print(x)'"
+    same "LUA_INIT='#x' PROG nothing.lua"
+    same "LUA_INIT='error({})' PROG"
+    same "LUA_INIT='os.exit(7)' PROG -x"
+    same "LUA_INIT='os.exit(7)' PROG nothing.lua"
+  end)
+
+  it("is told of as LUA_INIT when that fails", function()
+    local r = same "LUA_INIT='error(\"msg\")' PROG"
+    assert.matches("^PROG: LUA_INIT:1: msg\n", r.err)
+    assert.equal(1, r.code)
+    assert.matches("LUA_INIT_5_4:1: msg", same("LUA_INIT_5_4='error(\"msg\")' PROG").err)
+  end)
+end)
+
+describe("several options", function()
+  it("require one library after the other, and know its names", function()
+    write("one.lua", "print(1) a = 2 return {x = 15}")
+    write("two.lua", "print(a, one.x)")
+    assert.equal("1\n2\t15\n2\t15\n", same("PROG -l one -ltwo -lstring -l io two.lua").out)
+    write("three.lua", "print(str.upper 'alo', m.max(10, 20))")
+    assert.equal("0.0\nALO\t20\n", same("PROG -l str=string -lm=math -e 'print(m.sin(0))' three.lua").out)
+    same "PROG -l a=b=c 2>&1 | head -n 1"
+    write("wants_arg.lua", "assert(arg)")
+    same "PROG -lwants_arg - <wants_arg.lua"
+  end)
+
+  it("run nothing after one that failed or ended the program", function()
+    same "PROG -e 'print(1)' -e 'os.exit(3)' -e 'print(2)'"
+    same "PROG -e 'error(\"x\", 0)' nothing.lua"
+    same "PROG -e 'error(\"x\", 0)' -i </dev/null | sed 1d"
+    same "PROG -l broken -e 'print(1)'"
+  end)
+
+  it("may hold no statement, or what only the prompt understands", function()
+    same "PROG '-e ' -- args.lua a b c"
+    same "PROG -e ' ' -e ''"
+    same "PROG -e 'return 1'"
+    assert.matches("unexpected symbol near '='", same("PROG -e '= 1'").err)
+    same "PROG -e '#x'"
+    assert.matches("syntax error", same("PROG -e a").err)
+  end)
+
+  it("are many words when there are many", function()
+    local r = same "PROG - $(seq 1 29999) z <<'end'\nprint(select('#', ...), (select(-1, ...)))\nend"
+    assert.equal("30000\tz\n", r.out)
+    same "PROG -e 'print(#arg, arg[3000])' nothing.lua $(seq 1 3000)"
+  end)
+
+  it("leave what they are not", function()
+    for _, words in ipairs { "-v- </dev/null", "-W-", "-lx -e", "-e '' -l", "'- '", "-?", "-l -v", "-iv", "-i -e" } do
+      same("PROG " .. words .. " 2>&1 | sed '/^  -/d'")
+    end
+  end)
+
+  it("name the program as it was called, or mplua", function()
+    assert.equal("prog: x\n", (mplua "bash -c \"exec -a prog PROG -e 'error(\\\"x\\\", 0)'\" 2>&1 | head -n 1").out)
+    assert.equal("mplua: x\n", (mplua "bash -c \"exec -a '' PROG -e 'error(\\\"x\\\", 0)'\" 2>&1 | head -n 1").out)
+  end)
+
+  it("of which -W is one let warnings be turned off and on", function()
+    write("warns.lua", [=[
+      warn("@strange")                  -- no control that is known
+      warn("@off", "one", "@off")       -- several words are no control
+      warn("@off") warn("two") warn("@on", "three", "@on") warn("@off")
+      warn("@on") warn("", "@on") warn("@on") warn("four", "five")]=])
+    assert.equal("Lua warning: @offone@off\nLua warning: @on\nLua warning: fourfive\n", same("PROG -W warns.lua").err)
+    assert.equal("Lua warning: @on\nLua warning: fourfive\n", same("PROG warns.lua").err)
+  end)
+end)
+
+describe("the end of a program", function()
+  it("is the status that os.exit was given, whether it closes the state or not", function()
+    for _, words in ipairs { "", "nil", "nil, true", "0, true", "true, true", "1, true", "false, true", "1.0", "-1",
+      "3, false", "\"3\"", "\"x\"", "{}", "1.5" } do
+      same(("PROG -e 'os.exit(%s)'"):format(words))
+    end
+  end)
+
+  it("closes pending variables, the last first, when it closes the state", function()
+    local function closing(action)
+      return ("local a <close> = setmetatable({}, {__close = function(_, e) print('a', e) end})\n"
+        .. "local b <close> = setmetatable({}, {__close = function() print 'b' %s end})\n"
+        .. "os.exit(true, true)"):format(action)
+    end
+    write("closing.lua", closing "")
+    assert.same({ out = "b\na\tnil\n", err = "", code = 0 }, same "PROG closing.lua")
+    write("closing.lua", closing "error 'in b'")
+    same "PROG closing.lua"
+    same "PROG -W closing.lua"
+    write("closing.lua", "coroutine.wrap(function()\n" .. closing "" .. " end)()")
+    same "PROG closing.lua"
+    write("closing.lua", "local a <close> = setmetatable({}, {__close = function(_, e) print(e) end}) error 'x'")
+    same "PROG closing.lua"
+  end)
+
+  it("warns of finalizers that fail, in the order in which they run", function()
+    write("final.lua", [[
+      local function fails(what) return setmetatable({}, {__gc = function() error(what) end}) end
+      a, b, c = fails "first", fails "second", fails {}
+      d = fails(setmetatable({}, {__tostring = function() return "third" end}))]])
+    local r = same "PROG -W final.lua"
+    assert.matches("second.*first", r.err)
+    assert.equal(0, r.code)
+    assert.equal("", same("PROG final.lua").err)
+  end)
+
+  it("runs no finalizer that was set by one, and needs no second end", function()
+    write("final.lua", [[
+      setmetatable({}, {__gc = function() print "last" end})
+      setmetatable({}, {__gc = function()
+        setmetatable({}, {__gc = function() print "never" end})
+        print("first", collectgarbage())
+        os.exit(0, true)
+      end})]])
+    assert.equal("first\tnil\nlast\n", same("PROG -W final.lua").out)
+  end)
+
+  it("writes what was buffered", function()
+    same "PROG -e 'io.output(\"o.txt\") io.write \"alo\"'; cat o.txt; rm o.txt"
+    same "PROG -e 'io.stdout:setvbuf \"full\" io.write \"alo\" os.exit(1)'"
+    same "PROG -e 'io.stdout:close() print(1)'"
+  end)
+
+  it("may be an error of any kind", function()
+    for i, text in ipairs {
+      "error(setmetatable({}, {__name = 'My.Type'}))", "error(setmetatable({}, {__tostring = 1}))",
+      "error(setmetatable({}, {__tostring = function() return nil end}))", "error(coroutine.create(print))",
+      "error(true)", "error('', 0)", "error('a\\0b', 0)", "error 'x' --[[\n]]", "string.rep()", "goto x",
+      "coroutine.wrap(function() error 'inside' end)()", "for i = 1, 10 do", "print 'a' --[[ open", "nothing()",
+      "local function f(n) if n == 0 then error 'deep' end f(n - 1) end f(100)",
+      "debug.sethook(function() error 'hook' end, 'l')\nlocal x = 1\n", "return 1, 2", "local x <const> = 1; x = 2",
+      "local t = setmetatable({}, {__tostring = function()\n return debug.getinfo(4).currentline .. '' end})\nerror(t)",
+    } do
+      write("kind.lua", text)
+      same("PROG kind.lua # " .. i)
+    end
+  end)
+
+  it("leaves debug.debug as it was", function()
+    assert.equal("lua_debug> 1000lua_debug> ",
+      same("printf 'io.stderr:write(1000)\\ncont\\n' | PROG -e 'debug.debug()'").err)
+    same "printf 'error(1)\\nx = = 1\\n' | PROG -e 'debug.debug()'"
+  end)
+end)
+
+describe("the prompt beside lua's", function()
+  -- lua's lines are echoed on stdout; so results are printed on stderr, and that is compared.
+  local print_aside = [[-e "_PROMPT, _PROMPT2 = '', ''
+    print = function(...)
+      local t = table.pack(...)
+      for i = 1, t.n do t[i] = tostring(t[i]) end
+      io.stderr:write(table.concat(t, '|'), '\n')
+    end"]]
+
+  local function both(lines, words)
+    write("in", lines)
+    return same(("PROG %s -i %s <in >/dev/null"):format(print_aside, words or ""))
+  end
+
+  it("takes expressions, statements and comments", function()
+    assert.equal("6\n10\n10\n", both("(6*2-6) -- note\na =\n10\nprint(a)\na").err)
+    assert.equal("b\nc\nd\n", both("a = [[b\nc\nd]]\n=a").err)
+    both "return 1\nreturn\nlocal x = 1\nx\n \n\n;\n--\n-- x\n--[[\nopen\n]]\n1 --[[\n]]\n"
+    both "1;\n1;;\n=1;\n=1;;\n;1\n"
+    both "1,2\n1,\n2\n= \n=\n= = 1\n==1\n#'abc'\n#!x\n"
+    both "1\r\n2 +\r\n3\r\n"
+    both "goto x\n::x::\nbreak\nwhile true do break end\n"
+  end)
+
+  it("takes chunks of many lines, also empty ones", function()
+    local text = "function f(x)\n local a = [[\nxuxu\n]] local b = \"\\\nxuxu\\n\"\n"
+      .. " if x == 11 then return 1 + 12, 2 + 20 end\n return x + 1 end\nf(100)\nassert(a == b)\ndo return f(11) end"
+    assert.equal("101\ntrue\n13|22\n", both(text .. "\n").err)
+    both((text:gsub("(%w) (%w)", "%1\n\n%2")) .. "\n")
+    both "function g(x)\nreturn x + 1\nend\ng(1), g(2)\ng(\n1)\n"
+  end)
+
+  it("says the same of errors", function()
+    both "f()\nerror 'x'\nerror{}\nerror(setmetatable({}, {__tostring = function() return 'obj' end}))\n"
+    both "error(setmetatable({}, {__name = 'N'}))\nerror()\nerror(12)\nerror('', 0)\n"
+    both "error(setmetatable({}, {__tostring = function() error 'again' end}))\n"
+    both "x = = 1\nend\n)\nif x then\nelse\nend\n'abc\n[[abc\n]]\n[==[\n]]\n]==]\n"
+    both "coroutine.wrap(error)('x')\ncoroutine.yield(1)\ndebug.traceback('m')\n"
+    both "warn 'a'\nwarn '@on'\nwarn 'b'\n"
+  end)
+
+  it("survives a print that fails", function()
+    assert.matches("error calling 'print'", both("print = nil\n1\n").err)
+    both "print = function() error 'in print' end\n1\n"
+    both "print = function() error {} end\n1\n"
+    both "print = 1\n1\n"
+    same "echo 10 | PROG -e 'print = nil' -i >/dev/null"
+  end)
+
+  it("prints as many results as there are", function()
+    both "table.unpack({}, 1, 300)\nselect('#', table.unpack({}, 1, 900))\n"
+    both "table.unpack({}, 1, 100000)\n"
+  end)
+
+  it("comes after a script that went well, and sees its arguments", function()
+    both("...\narg[1], arg[0]\n", "nothing.lua a b")
+    both("1\n", "fails.lua")
+    both("1\n", "nofile")
+    both("os.exit(3)\n")
+    both("os.exit(true, true)\n")
+    both("error 'last'\n")
+    both("local x <close> = setmetatable({}, {__close = function() print 'closed' end})\n")
+    same "PROG -i <&- >/dev/null"
+  end)
+end)
+
 describe("Ctrl-C", function()
   -- The script says that it runs, the shell waits for that and sends the signal; the
   -- first `answered` ones are answered by another line.
@@ -362,6 +676,19 @@ describe("Ctrl-C", function()
       .. "io.write 'ready\\n' io.flush() while true do end")
     assert.equal(1, r.code)
     assert.equal("closed\nPROG: interrupted!\nstack traceback:\n", r.out)
+  end)
+
+  it("ends what runs at the prompt, which goes on", function()
+    local r = mplua [[
+      mkfifo fifo; exec 3<>fifo
+      printf 'io.stderr:write "ready\\n" while true do end\n6 * 7\n' >in
+      PROG -i <in >out2 2>fifo &
+      pid=$!
+      read -r ready <&3
+      kill -INT $pid; read -r said <&3; wait $pid; code=$?
+      exec 3>&-; rm fifo; echo "$said"; tail -n 2 out2; exit $code]]
+    r.out = r.out:gsub("^stdin:1: ", "") -- where it was is not certain
+    assert.same({ out = "interrupted!\n> > 42\n> \n", err = "", code = 0 }, r)
   end)
 
   it("kills at the second time", function()
