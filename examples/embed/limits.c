@@ -6,7 +6,7 @@
 #include <mplua.h>
 #include <stdio.h>
 
-enum { MEGABYTES = 64, SECONDS = 1 };
+enum { MEGABYTES = 64, SECONDS = 2 };
 
 static const char run[] =
     "local mp = require 'mp'\n"
