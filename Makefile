@@ -67,7 +67,7 @@ HOST_SRC := $(sort $(wildcard runtime/host/*.c))
 MODULE_OBJ := $(MODULE_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
 LIB_OBJ := $(MODULE_OBJ) $(HOST_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/runtime/command.o \
   $(BUILD)/obj/runtime/prompt.o
-MAIN_OBJ := $(BUILD)/obj/runtime/main.o $(BUILD)/obj/runtime/heap.o
+MAIN_OBJ := $(addprefix $(BUILD)/obj/runtime/,main.o heap.o small.o)
 LUA_SRC := $(sort $(shell find lua/mp -name '*.lua' 2>/dev/null))
 
 CHECKS := $(patsubst spec/core/%.c,$(BUILD)/core/%,$(sort $(wildcard spec/core/*_check.c)))

@@ -4,14 +4,17 @@
  * 6.5 to 17 ms in pages of 4 KiB and 0.5 ms in pages of 2 MiB.  Small programs are
  * better off with small pages.  So once the Lua heap is large, huge pages are asked
  * for where it lies:
- *  - most blocks come from malloc, which takes them from the top of the brk heap; that
- *    part of the address space is given away bit by bit as it grows;
+ *  - small blocks (small.c) lie in a part of the address space of their own;
+ *  - others come from malloc, which takes them from the top of the brk heap; that part
+ *    of the address space is given away bit by bit as it grows;
  *  - blocks from BIG_BLOCK on (the array or hash part of a big table, a long string)
- *    are mappings of their own that begin at a huge page's boundary.  Which of the two
- *    a block is follows from its size alone, and Lua says the size.
+ *    are mappings of their own that begin at a huge page's boundary.
+ * Which of these a block is follows from where it lies or from its size, and Lua says
+ * the size.
  * All of it is advice: where the kernel refuses, fork is slower and nothing else.
  */
 #include "heap.h"
+#include "small.h"
 #include <malloc.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,13 +36,13 @@ enum {
   LOOK_EVERY = 4096
 };
 
-/* used: bytes that Lua holds.  top: end of the brk heap when last seen; a block above
+/* used: bytes that Lua holds.  small_advised: as advised, of the small blocks.  top: end of the brk heap when last seen; a block above
  * it says that the heap has grown.  advised: up to here huge pages are asked for (the
  * beginning of the heap at first).  left: calls until the top is looked at though
  * nothing lies above it: the heap may have shrunk and grown again. */
 static struct {
   ptrdiff_t used;
-  uintptr_t top, advised;
+  uintptr_t top, advised, small_advised;
   int left;
   bool large;
 } heap;
@@ -55,9 +58,19 @@ static void become_large(void) {
   mallopt(M_TRIM_THRESHOLD, 2 * TOP_PAD);
 }
 
-/* Takes notice of where the brk heap ends.  `touched`: about how far it is in use;
- * what is there in small pages already is gathered into huge ones (0.25 ms each: once
- * for the small heap, later for the first of every step). */
+/* Asks for huge pages from *advised to `to`, and gathers into such what is there in small
+ * pages up to `touched` (0.25 ms each: once for the small heap, later for the first of
+ * every step). */
+static void advise(uintptr_t *advised, uintptr_t end, uintptr_t touched) {
+  uintptr_t from = round_up(*advised), to = round_down(end);
+  if (from >= to) return;
+  madvise((void *)from, to - from, MADV_HUGEPAGE);
+  *advised = to;
+  if (touched > to) touched = to;
+  if (touched > from) madvise((void *)from, round_up(touched) - from, MADV_COLLAPSE);
+}
+
+/* Takes notice of where the brk heap ends.  `touched`: about how far it is in use. */
 static void look(uintptr_t touched) {
   heap.left = LOOK_EVERY;
   heap.top = (uintptr_t)sbrk(0);
@@ -67,12 +80,7 @@ static void look(uintptr_t touched) {
     become_large();
     touched = heap.top;
   }
-  uintptr_t from = round_up(heap.advised), to = round_down(heap.top);
-  if (from >= to) return;
-  madvise((void *)from, to - from, MADV_HUGEPAGE);
-  heap.advised = to;
-  if (touched > to) touched = to;
-  if (touched > from) madvise((void *)from, round_up(touched) - from, MADV_COLLAPSE);
+  advise(&heap.advised, heap.top, touched);
 }
 
 /* Big blocks -------------------------------------------------------------------*/
@@ -118,10 +126,35 @@ static void *big_realloc(void *p, size_t osize, size_t nsize) {
 /* Blocks of any size -------------------------------------------------------------*/
 
 static void any_free(void *p, size_t size) {
-  if (size >= BIG_BLOCK)
+  if (mp_is_small(p))
+    mp_small_free(p, size);
+  else if (size >= BIG_BLOCK)
     big_free(p, size);
   else
     free(p);
+}
+
+/* A small block, or NULL.  The part that they lie in is looked at when it has grown. */
+static inline void *small_alloc(size_t size) {
+  uintptr_t top = mp_small.top;
+  void *p = mp_small_alloc(size);
+  if (__builtin_expect(mp_small.top == top, true)) return p;
+  if (heap.small_advised == 0) heap.small_advised = mp_small.base;
+  if (heap.used >= LARGE_HEAP) advise(&heap.small_advised, mp_small.top, (uintptr_t)p);
+  return p;
+}
+
+/* A block that is small before or after.  p may be NULL.  Lua relies on a block that
+ * gets smaller: it stays where it is when there is no other. */
+static void *resize_small(void *p, size_t osize, size_t nsize) {
+  if (mp_is_small(p) && mp_small_room(osize) == mp_small_room(nsize)) return p;
+  void *block = nsize <= MP_SMALL_MAX ? small_alloc(nsize) : NULL;
+  if (!block) block = !p || mp_is_small(p) ? malloc(nsize) : realloc(p, nsize);
+  if (!block) return osize >= nsize ? p : NULL;
+  if (!p || (!mp_is_small(p) && !mp_is_small(block))) return block;
+  memcpy(block, p, osize < nsize ? osize : nsize);
+  any_free(p, osize);
+  return block;
 }
 
 /* A block that is big before or after.  p may be NULL. */
@@ -139,11 +172,19 @@ void *mp_heap_alloc(void *ud, void *p, size_t osize, size_t nsize) {
   (void)ud;
   if (p == NULL) osize = 0; /* it is the kind of object then */
   if (nsize == 0) {
-    any_free(p, osize);
     heap.used -= (ptrdiff_t)osize;
+    if (mp_is_small(p)) mp_small_free(p, osize);
+    else any_free(p, osize);
     return NULL;
   }
-  if ((osize | nsize) < BIG_BLOCK) {
+  if (p == NULL && nsize <= MP_SMALL_MAX && (block = small_alloc(nsize)) != NULL) {
+    heap.used += (ptrdiff_t)nsize;
+    return block;
+  }
+  if (nsize <= MP_SMALL_MAX || mp_is_small(p)) {
+    block = osize < BIG_BLOCK && nsize < BIG_BLOCK ? resize_small(p, osize, nsize)
+                                                   : resize_big(p, osize, nsize);
+  } else if ((osize | nsize) < BIG_BLOCK) {
     block = realloc(p, nsize);
     if ((uintptr_t)block >= heap.top || --heap.left <= 0)
       look((uintptr_t)block + nsize);

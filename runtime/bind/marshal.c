@@ -221,10 +221,24 @@ static int encode_long(lua_State *L, size_t n) {
  * local copy = mp.marshal.decode(text)
  * print(#copy, copy[2], copy[3].x) --> 3	2.0	y */
 static int l_encode(lua_State *L) {
+  unsigned char bytes[1 + 9 + LONG_STRING];
   int type = lua_type(L, 1);
+  bytes[0] = TAG_MAGIC;
+  if (type == LUA_TSTRING) {
+    size_t n;
+    const char *s = lua_tolstring(L, 1, &n);
+    if (n >= LONG_STRING) return encode_long(L, n);
+    size_t head = 1 + lmp_head_of_string(bytes + 1, n);
+    memcpy(bytes + head, s, n);
+    lua_pushlstring(L, (const char *)bytes, head + n);
+    return 1;
+  }
+  if (type == LUA_TNUMBER && lua_isinteger(L, 1)) {
+    size_t n = lmp_integer_to(bytes + 1, lua_tointeger(L, 1));
+    lua_pushlstring(L, (const char *)bytes, 1 + n);
+    return 1;
+  }
   if (type == LUA_TNONE) luaL_checkany(L, 1);
-  if (type == LUA_TSTRING && lua_rawlen(L, 1) >= LONG_STRING)
-    return encode_long(L, lua_rawlen(L, 1));
   struct lmp_pack *p = pack_of(L, lua_touserdata(L, lua_upvalueindex(1)));
   lmp_encode(L, 1, p, LMP_STRING);
   lua_pushlstring(L, (const char *)p->data, p->len);
