@@ -5,7 +5,7 @@ local STOCK = "/usr/bin/lua5.4"
 
 --- Runs `PROG <words>` in sh, in a fresh directory with some scripts in it, with PROG
 -- the given command.  Returns {out, err, code}, in which PROG stands for the command.
--- TERM: readline shall not dress what lua echoes.
+-- TERM and COLUMNS: readline shall not dress or cut what lua echoes.
 local dir
 
 local function write(name, text)
@@ -16,7 +16,7 @@ end
 
 local function run(exe, line)
   local shell = ("cd %s && { %s\n} >out 2>err"):format(dir, line:gsub("PROG", (exe:gsub("%%", "%%%%"))))
-  local _, how, code = os.execute("TERM=dumb timeout -k 5 20 sh -c " .. T.quote(shell))
+  local _, how, code = os.execute("TERM=dumb COLUMNS=1000 timeout -k 5 20 sh -c " .. T.quote(shell))
   local function result(name)
     return (T.read(dir .. "/" .. name):gsub(exe:gsub("%p", "%%%0"), "PROG"))
   end
