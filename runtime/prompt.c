@@ -10,9 +10,10 @@
 #include <unistd.h>
 
 /* Where lines come from.  read NULL: there is no line editor, or nobody who edits.
- * line: the last one, kept here so that it is freed whatever is raised meanwhile. */
+ * echo: no terminal shows what is read.  line: the last one, kept here so that it is
+ * freed whatever is raised meanwhile. */
 static struct {
-  bool sought;
+  bool sought, echo;
   char *(*read)(const char *prompt);
   void (*remember)(const char *line);
   char *line;
@@ -23,7 +24,8 @@ static struct {
 static void find_editor(void) {
   static const char *const libraries[] = {"libreadline.so.8", "libedit.so.2"};
   input.sought = true;
-  if (!isatty(STDIN_FILENO)) return;
+  input.echo = !isatty(STDIN_FILENO);
+  if (input.echo) return;
   for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
     void *lib = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL);
     if (lib == NULL) continue;
@@ -37,7 +39,8 @@ static void find_editor(void) {
   }
 }
 
-/* The next line without its newline; NULL at the end of input. */
+/* The next line without its newline; NULL at the end of input.  What comes from a file or
+ * a pipe is written after the prompt, as readline does in Lua: a session reads the same. */
 static const char *next_line(const char *prompt) {
   if (input.read != NULL) {
     free(input.line);
@@ -48,6 +51,7 @@ static const char *next_line(const char *prompt) {
   ssize_t n = getline(&input.line, &input.size, stdin);
   if (n < 0) return NULL;
   if (n > 0 && input.line[n - 1] == '\n') input.line[n - 1] = '\0';
+  if (input.echo) puts(input.line);
   return input.line;
 }
 
