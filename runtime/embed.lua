@@ -11,6 +11,46 @@ local function read(path)
   return text
 end
 
+-- What is not read again when the module is loaded: comments and the spaces that lines begin with.
+-- Lines keep their numbers.
+local function without_comments(text)
+  local out, at = {}, 1
+  local function keep(last)
+    out[#out + 1] = text:sub(at, last)
+    at = last + 1
+  end
+  while at <= #text do
+    local from = text:find("[-\"'%[\n]", at)
+    if not from then
+      keep(#text)
+      break
+    end
+    keep(from - 1)
+    local long = text:match("^%-?%-?%[(=*)%[", from)
+    if text:find("^%-%-", from) then
+      if long and text:find("^%-%-%[=*%[", from) then
+        local _, last = text:find("]" .. long .. "]", from, true)
+        out[#out + 1] = text:sub(from, last):gsub("[^\n]", "")
+        at = last + 1
+      else
+        at = text:find("\n", from, true) or #text + 1
+      end
+    elseif text:find("^%[=*%[", from) then
+      keep(select(2, text:find("]" .. long .. "]", from, true)))
+    elseif text:find("^[\"']", from) then
+      local last, quote = from + 1, text:sub(from, from)
+      while text:sub(last, last) ~= quote do last = last + (text:sub(last, last) == "\\" and 2 or 1) end
+      keep(last)
+    elseif text:find("^\n", from) then
+      keep(from)
+      at = text:find("[^ ]", at) or #text + 1
+    else
+      keep(from)
+    end
+  end
+  return table.concat(out)
+end
+
 local function bytes(text)
   local lines = {}
   for i = 1, #text, 24 do
@@ -25,9 +65,11 @@ for i = 3, #arg do
   local path = arg[i]
   local short = path:sub(#root + 2)
   local text = read(path):gsub("^#[^\n]*", "")
-  assert(load(text, "@" .. path, "t"))
+  local f = assert(load(text, "@" .. path, "t"))
+  local short_text = without_comments(text)
+  assert(string.dump(assert(load(short_text, "@" .. path, "t"))) == string.dump(f), path)
   local name = short:gsub("%.lua$", ""):gsub("/init$", ""):gsub("/", ".")
-  parts[#parts + 1] = ("static const unsigned char m%d[] = {\n%s};\n"):format(i, bytes(text))
+  parts[#parts + 1] = ("static const unsigned char m%d[] = {\n%s};\n"):format(i, bytes(short_text))
   entries[#entries + 1] = ('  {"%s", "@%s", (const char *)m%d, sizeof m%d},\n')
     :format(name, short, i, i)
 end
