@@ -14,9 +14,9 @@ end
 -- What is not read again when the module is loaded: comments and the spaces that lines begin with.
 -- Lines keep their numbers.
 local function without_comments(text)
-  local out, at = {}, 1
+  local kept, at = {}, 1
   local function keep(last)
-    out[#out + 1] = text:sub(at, last)
+    kept[#kept + 1] = text:sub(at, last)
     at = last + 1
   end
   while at <= #text do
@@ -30,7 +30,7 @@ local function without_comments(text)
     if text:find("^%-%-", from) then
       if long and text:find("^%-%-%[=*%[", from) then
         local _, last = text:find("]" .. long .. "]", from, true)
-        out[#out + 1] = text:sub(from, last):gsub("[^\n]", "")
+        kept[#kept + 1] = text:sub(from, last):gsub("[^\n]", "")
         at = last + 1
       else
         at = text:find("\n", from, true) or #text + 1
@@ -48,7 +48,7 @@ local function without_comments(text)
       keep(from)
     end
   end
-  return table.concat(out)
+  return table.concat(kept)
 end
 
 local function bytes(text)

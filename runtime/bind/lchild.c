@@ -151,6 +151,7 @@ static void adopt(struct lmp_start *s) {
 
 void lmp_child_run(struct lmp_start *s) {
   mp_birth_bind(&s->birth, s->parent, &s->mask);
+  mp_fd_leave(s->parent_word, s->member->word);
   set_up(s);
   adopt(s);
   put_off_collection(s->co);

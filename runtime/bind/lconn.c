@@ -94,6 +94,7 @@ static struct connection **list_of(lua_State *L) {
 }
 
 static void enlist(struct connection *c, struct connection **head) {
+  mp_fd_own(c->conn.fd, c->h.me->word);
   c->next = *head;
   c->link = head;
   if (c->next) c->next->link = &c->next;

@@ -79,7 +79,10 @@ static void forget_aside(struct mp_conn *c) {
   free(m);
 }
 
-void mp_conn_hang_up(struct mp_conn *c) { mp_fd_close(&c->fd); }
+void mp_conn_hang_up(struct mp_conn *c) {
+  mp_fd_own(c->fd, 0);
+  mp_fd_close(&c->fd);
+}
 
 void mp_conn_close(struct mp_conn *c) {
   mp_conn_hang_up(c);

@@ -4,9 +4,32 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 #define LOWEST_FD 10 /* ours stay clear of what shells and scripts number */
+
+/* Numbers from here on are not noted: nobody has so many. */
+#define OWNED_MAX 65536
+static _Atomic uint32_t owners[OWNED_MAX];
+static _Atomic int owned_end; /* no number from here on has an owner */
+
+void mp_fd_own(int fd, uint32_t owner) {
+  if (fd < 0 || fd >= OWNED_MAX) return;
+  atomic_store_explicit(&owners[fd], owner, memory_order_relaxed);
+  int end = atomic_load_explicit(&owned_end, memory_order_relaxed);
+  while (owner && end <= fd && !atomic_compare_exchange_weak(&owned_end, &end, fd + 1)) {}
+}
+
+void mp_fd_leave(uint32_t owner, uint32_t child) {
+  int end = atomic_load_explicit(&owned_end, memory_order_relaxed);
+  for (int fd = 0; fd < end; fd++) {
+    uint32_t o = atomic_load_explicit(&owners[fd], memory_order_relaxed);
+    if (o == 0) continue;
+    atomic_store_explicit(&owners[fd], o == owner ? child : 0, memory_order_relaxed);
+    if (o != owner) (void)close(fd);
+  }
+}
 
 void mp_fd_close(int *fd) {
   if (*fd < 0) return;

@@ -19,4 +19,11 @@ int mp_fd_wait(int fd, short events, mp_time deadline);
 /* Writes all of it, through EINTR and short writes.  0 or errno. */
 int mp_fd_write_all(int fd, const void *data, size_t n);
 
+/* Descriptors whose other ends wait for their last copy to be closed: pipes.  A host may have
+ * several members, and the child of one cannot reach what the others have: it closes that.
+ * own: `owner` has it, 0: nobody any more.  leave: in a child of `owner`, which goes on as
+ * `child`. */
+void mp_fd_own(int fd, uint32_t owner);
+void mp_fd_leave(uint32_t owner, uint32_t child);
+
 #endif

@@ -229,6 +229,20 @@ static void *one_state(void *arg) {
   return NULL;
 }
 
+/* A child of one state must not keep the pipes of another open. */
+static void check_pipes(void) {
+  running = "pipes of two states";
+  lua_State *a = open_lua(), *b = open_lua();
+  CHECK(run_lua(a, "mp = require 'mp' x, y = mp.Pipe()", 0));
+  CHECK(run_lua(b, "mp = require 'mp' u, v = mp.Pipe()\n"
+                   "p = mp.Process(function() u:close() v:recv() end) p:start()", 0));
+  CHECK(run_lua(a, "y:close() local what, why = x:recv(5) assert(what == nil and why == 'eof', why)", 0));
+  CHECK(run_lua(b, "u:send(1) assert(p:join(20))", 0));
+  mplua_shutdown(b);
+  lua_close(a);
+  lua_close(b);
+}
+
 static void check_states(void) {
   running = "states in threads";
   in_threads(THREADS, one_state, NULL);
@@ -477,6 +491,7 @@ static void all(void) {
   check_values();
   check_lua();
   check_states();
+  check_pipes();
   check_pool();
   check_killed();
   check_forks();
