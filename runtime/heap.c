@@ -16,11 +16,13 @@
 #include "heap.h"
 #include "small.h"
 #include <malloc.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_COLLAPSE
@@ -36,13 +38,13 @@ enum {
   LOOK_EVERY = 4096
 };
 
-/* used: bytes that Lua holds.  small_advised: as advised, of the small blocks.  top: end of the brk heap when last seen; a block above
+/* brk: where huge pages of the brk heap begin.  used: bytes that Lua holds.  small_advised: as advised, of the small blocks.  top: end of the brk heap when last seen; a block above
  * it says that the heap has grown.  advised: up to here huge pages are asked for (the
  * beginning of the heap at first).  left: calls until the top is looked at though
  * nothing lies above it: the heap may have shrunk and grown again. */
 static struct {
   ptrdiff_t used;
-  uintptr_t top, advised, small_advised;
+  uintptr_t brk, top, advised, small_advised;
   int left;
   bool large;
 } heap;
@@ -50,9 +52,46 @@ static struct {
 static uintptr_t round_down(uintptr_t x) { return x & -(uintptr_t)HUGE_PAGE; }
 static uintptr_t round_up(uintptr_t x) { return round_down(x + HUGE_PAGE - 1); }
 
+/* A collection while a child lives writes to every page that the two share, and the kernel
+ * takes each huge page apart for it.  They do not come together again by themselves, so
+ * what forks cost too much is added up, and when it has come to what gathering costs, that
+ * is done before the next one.  In a child nothing is known of all that. */
+#define GATHER_NS 250000 /* a huge page */
+#define FORK_NS 1000000  /* a large heap in huge pages, at most */
+static int64_t fork_began, fork_excess;
+
+static int64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void gather(uintptr_t from, uintptr_t to) {
+  from = round_up(from), to = round_down(to);
+  if (from < to) madvise((void *)from, to - from, MADV_COLLAPSE);
+}
+
+static void before_fork(void) {
+  int64_t pages = heap.used / HUGE_PAGE;
+  if (fork_excess > pages * GATHER_NS) {
+    fork_excess = 0;
+    gather(mp_small.base, heap.small_advised);
+    gather(heap.brk, heap.advised);
+  }
+  fork_began = now();
+}
+
+static void after_fork(void) {
+  int64_t took = now() - fork_began;
+  if (took > FORK_NS) fork_excess += took;
+}
+
+static void in_child(void) { fork_excess = 0; }
+
 /* From now on blocks below BIG_BLOCK come from brk, which moves in large steps. */
 static void become_large(void) {
   heap.large = true;
+  (void)pthread_atfork(before_fork, after_fork, in_child);
   mallopt(M_MMAP_THRESHOLD, MMAP_FROM);
   mallopt(M_TOP_PAD, TOP_PAD);
   mallopt(M_TRIM_THRESHOLD, 2 * TOP_PAD);
@@ -75,6 +114,7 @@ static void look(uintptr_t touched) {
   heap.left = LOOK_EVERY;
   heap.top = (uintptr_t)sbrk(0);
   if (heap.advised == 0 || heap.advised > heap.top) heap.advised = heap.top;
+  if (heap.brk == 0 || heap.brk > heap.top) heap.brk = heap.advised;
   if (!heap.large) {
     if (heap.used < LARGE_HEAP) return;
     become_large();
