@@ -609,9 +609,11 @@ end
 
 -- Has `f` called at the end of this process (not of its children), before its own
 -- children are ended, or after that if its priority is negative; higher priorities first,
--- then the latest first.
+-- then the latest first. What the hook needs must be there when it is registered: what is
+-- younger may have been finalized when the closing of a state calls it.
 -- Returns function that takes the hook back
 function process.at_exit(priority, f)
+  core.renew_sentinel()
   local hook = { priority = priority, f = f }
   local at = 1
   while hooks[at] and hooks[at].priority > priority do at = at + 1 end

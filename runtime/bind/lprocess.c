@@ -428,7 +428,7 @@ static const luaL_Reg functions[] = {
   {"signal", signal_process}, {"orphans", orphans}, {"any_ended", any_ended},
   {"getpid", get_pid},
   {"cpus", cpus}, {"random", random_bytes}, {"write", write_text}, {"flush", flush},
-  {"member", member}, {"type", type_of}, {NULL, NULL}
+  {"member", member}, {"type", type_of}, {"renew_sentinel", lmp_renew_sentinel}, {NULL, NULL}
 };
 
 /* Of the command, where lua_close is wrapped: see main.c. */
