@@ -149,6 +149,73 @@ describe("a manager", function()
     assert.equal("ended\n", r.out)
   end)
 
+  it("that was dropped is reaped at the next look at children, and leaves no hook", function()
+    local r = T.mplua [[
+      local mp = require "mp"
+      local hooks = 0
+      local process = require "mp.process"
+      local at_exit = process.at_exit
+      process.at_exit = function(...)
+        local unhook = at_exit(...)
+        hooks = hooks + 1
+        local left = false
+        return function()
+          if not left then left, hooks = true, hooks - 1 end
+          return unhook()
+        end
+      end
+      local function any(n, look)
+        for _ = 1, n do
+          local m = mp.Manager()
+          assert(m:dict { a = 1 }.a == 1)
+        end
+        collectgarbage() collectgarbage()
+        local deadline = mp.monotonic() + 10
+        repeat
+          look()
+          mp.sleep(0.02)
+        until hooks == 0 or mp.monotonic() > deadline
+        print(hooks, (io.popen("ps --ppid " .. mp.getpid() .. " -o stat=,comm=", "r"):read "a":gsub("[^\n]*ps\n", "")
+          :gsub("[^\n]*sh\n", "")))
+      end
+      any(10, mp.active_children)
+      any(3, function() local p = mp.Process(function() end) p:start() p:join() end)
+      any(3, mp.arena)
+      local joined = mp.Process(mp.sleep, 20)
+      joined.daemon = true
+      joined:start()
+      local m = mp.Manager()
+      os.execute("kill -9 " .. tostring(m):match "pid (%d+)")
+      repeat joined:join(0.02) until hooks == 0
+      m:shutdown()
+      print(#mp.arena().processes)
+    ]]
+    assert.same({ out = "0\t\n0\t\n0\t\n2\n", err = "", code = 0 }, r)
+  end)
+
+  it("with an address that was dropped ends when nobody is connected any more", function()
+    local My = mp.Manager:extend("My")
+    local m = My { address = { "127.0.0.1", 0 }, authkey = "key" }
+    m:start()
+    local pid, address = pid_of(m), m.address
+    local other = My { address = address, authkey = "key" }
+    assert.is_true(other:connect(5))
+    m = nil
+    collectgarbage()
+    collectgarbage()
+    mp.sleep(0.5)
+    assert.equal(1, other:dict { a = 1 }.a)
+    require "mp.link".disconnect(other._mp.ref)
+    other = nil
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(T.wait_until(function()
+      mp.active_children()
+      return not T.alive(pid)
+    end))
+    mp.active_children()
+  end)
+
   it("does not notice Ctrl-C", function()
     local m <close> = mp.Manager()
     local d = m:dict { a = 1 }

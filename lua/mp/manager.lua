@@ -47,8 +47,9 @@ local function calls_of(types, builtin, id)
 end
 
 -- Serves in this process to the end.
-local function serve(st)
+local function serve(st, ends_alone)
   server.run {
+    ends_alone = ends_alone,
     prepare = next(st.types) and require "mp.parking".install,
     requests = st.requests, timeout = st.options.timeout,
     calls = calls_of(st.types, require "mp.served".makers, core.random(16)),
@@ -63,7 +64,7 @@ local function live(st)
     require "mp.listener".take_over(st.listener)
     log.info("manager serving at %s", tostring(st.listener))
   end
-  serve(st)
+  serve(st, true)
 end
 
 -- The class ---------------------------------------------------------------------------------------------
@@ -231,15 +232,21 @@ local function end_server(st)
 end
 
 -- At the end of the process the server is told to end, whether the manager is still there.
+-- One that has ended by itself is reaped before, when the process looks after its children.
 local function hook_exit(st)
   local handle, pid = st.handle, core.getpid()
   local weak = setmetatable({ st = st }, { __mode = "v" })
-  return process.at_exit(EXIT_PRIORITY, function()
+  local unhook = process.at_exit(EXIT_PRIORITY, function()
     if core.getpid() ~= pid then return end
     if weak.st then return end_server(weak.st) end
     core.signal(handle, SIGTERM)
     core.wait(handle)
   end)
+  process.when_ended(handle, unhook)
+  return function()
+    unhook()
+    process.when_ended(handle, nil)
+  end
 end
 
 local function listen(st)
