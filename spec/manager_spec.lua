@@ -200,13 +200,12 @@ describe("a manager", function()
     local pid, address = pid_of(m), m.address
     local other = My { address = address, authkey = "key" }
     assert.is_true(other:connect(5))
-    m = nil
+    m = nil -- luacheck: ignore
     collectgarbage()
     collectgarbage()
     mp.sleep(0.5)
     assert.equal(1, other:dict { a = 1 }.a)
-    require "mp.link".disconnect(other._mp.ref)
-    other = nil
+    other = nil -- luacheck: ignore
     collectgarbage()
     collectgarbage()
     assert.is_true(T.wait_until(function()
@@ -892,6 +891,53 @@ describe("a proxy", function()
     misused("the manager's server has ended", function() return m:dict() end)
     assert.equal(0, finish(p))
     m:shutdown()
+  end)
+
+  it("is shown, whatever has become of its server", function()
+    local makers = {
+      dict = "DictProxy", list = "ListProxy", set = "SetProxy", Namespace = "NamespaceProxy", Lock = "LockProxy",
+      Condition = "ConditionProxy", Queue = "QueueProxy", Event = "EventProxy",
+    }
+    local function all(m)
+      local shown = { m:Value("i", 1), m:Array("i", 1), m:Pool(1) }
+      local names = { "ValueProxy", "ArrayProxy", "PoolProxy" }
+      for maker, name in pairs(makers) do
+        shown[#shown + 1], names[#names + 1] = m[maker](m), name
+      end
+      return shown, names
+    end
+    local function check(shown, names, state)
+      for i, object in ipairs(shown) do
+        assert.matches("^mp%." .. names[i] .. ": object %d+ of a manager %(" .. state .. "%)$", tostring(object))
+      end
+    end
+    local m = mp.Manager()
+    local shown, names = all(m)
+    assert.matches("^mp%.LockProxy: object %d+ of a manager$", tostring(m:Lock()))
+    m:shutdown()
+    check(shown, names, "the manager was shut down")
+    m = mp.Manager()
+    shown, names = all(m)
+    os.execute("kill -9 " .. pid_of(m))
+    check(shown, names, "the manager's server has ended")
+    assert.matches("^mp.Manager: Manager%-[%d:]+ %(stopped, signal 9%)$", tostring(m))
+    in_child(function() assert(tostring(m):find "%(stopped%)$") end)
+    m:shutdown()
+    assert.matches("^mp.Manager: Manager%-[%d:]+ %(over%)$", tostring(m))
+  end)
+
+  it("is shown without its contents by a server that does not answer", function()
+    local m <close> = mp.Manager { timeout = 0.1 }
+    local d, slow = m:dict { a = 1 }, mp.Manager()
+    local d2 = slow:dict { a = 1 }
+    for _, of in ipairs { m, slow } do os.execute("kill -STOP " .. pid_of(of)) end
+    assert.matches("^mp.DictProxy: object %d+ of a manager %(the manager did not answer 'both' within 0.1 s%)$",
+      tostring(d))
+    assert.matches("^mp.DictProxy: object %d+ of a manager %(the manager did not answer 'both' within 5 s%)$",
+      tostring(d2))
+    for _, of in ipairs { m, slow } do os.execute("kill -CONT " .. pid_of(of)) end
+    assert.equal("{a = 1}", tostring(d2))
+    slow:shutdown()
   end)
 
   it("raises when an argument cannot be read in the server", function()

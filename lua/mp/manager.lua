@@ -398,6 +398,15 @@ end
 
 local make_class
 
+-- What tostring says of a server that was started.
+local function state_of_server(st)
+  if core.alive(st.ref[4]) then return ("started, pid %d"):format(st.pid) end
+  local code = st.owner == core.getpid() and core.wait(st.handle, 0)
+  if not code then return "stopped" end
+  st.unhook()
+  return code < 0 and ("stopped, signal %d"):format(-code) or ("stopped, exit code %d"):format(code)
+end
+
 local function new_metatable(class)
   local types = types_of(class)
   return {
@@ -410,7 +419,7 @@ local function new_metatable(class)
     __close = close,
     __tostring = function(self)
       local st = self._mp
-      local what = st.status == "started" and ("started, pid %d"):format(st.pid) or st.status
+      local what = st.status == "started" and state_of_server(st) or st.status
       return ("mp.Manager: %s (%s)"):format(st.name or st.class_name, what)
     end,
   }, types

@@ -452,7 +452,6 @@ proxy.class("queue", "mp.QueueProxy", {
   __index = queue,
   __close = proxy.close,
   __tostring = function(self)
-    if not proxy.ref(self) then return "mp.QueueProxy (closed)" end
     local n = call(self, "qsize")
     return ("mp.QueueProxy: object %d of a manager (%d item%s)"):format(proxy.ref(self)[3], n,
       n == 1 and "" or "s")
