@@ -523,11 +523,43 @@ describe("an Array of a manager", function()
     assert.is_false((pcall(function() a[4] = 1 end)))
     assert.is_false((pcall(function() a[1] = "x" end)))
     assert.equal(4, #manager:Array("i", 4))
+    local b = manager:Array("i", { 1, 2, 3 })
+    assert.equal(12, b:add(2, 10))
+    assert.equal(24, b:update(2, function(x) return x * 2 end))
+    assert.is_true(b:compare_exchange(2, 24, 5))
+    assert.is_false(b:compare_exchange(2, 24, 6))
+    assert.same({ 1, 5, 3 }, b:totable())
+    misused("bad argument #1 to 'add' %(index 4 is out of range %(1..3%)%)", function() b:add(4, 1) end)
+    misused("bad argument #1 to 'update' %(index 4 is out of range %(1..3%)%)", function() b:update(4, print) end)
+    misused("bad argument #2 to 'update' %(function expected, got no value%)", function() b:update(1) end)
+    misused("bad argument #1 to 'fill' %(number expected, got string%)", function() b:fill("x") end)
     local seen = {}
     for i, x in ipairs(manager:Array("i", { 5, 6 })) do seen[i] = x end
     assert.same({ 5, 6 }, seen)
   end)
 end)
+
+for _, kind in ipairs { "Value", "Array" } do
+  describe("the options of a " .. kind .. " of a manager", function()
+    with_manager()
+
+    it("are those of the local one", function()
+      for _, make in ipairs { mp[kind], function(...) return manager[kind](manager, ...) end } do
+        fails("bad argument #3 to '[%w.]*" .. kind .. "' %(unknown option 'bogus' %(known options: lock%)%)",
+          make, "i", 1, { bogus = 1 })
+        fails("boolean expected for option 'lock', got number", make, "i", 1, { lock = 1 })
+        fails("bad argument #3 to '[%w.]*" .. kind .. "' %(table expected, got boolean%)", make, "i", 1, true)
+        local bare = make("i", 1, { lock = false })
+        fails("mp." .. kind .. " has no lock: it was made with lock = false", function() bare:get_lock() end)
+        assert.truthy(make("i", 1, { lock = true }):get_lock())
+      end
+    end)
+
+    it("and its arguments are named in messages as scripts know them", function()
+      misused("bad argument #1 to '" .. kind .. "' %(unknown typecode 'zz'", manager[kind], manager, "zz", 1)
+    end)
+  end)
+end
 
 describe("a Pool of a manager", function()
   with_manager()

@@ -175,6 +175,8 @@ end
 -- @function Manager:Value
 -- @tparam string typecode as for `mp.Value`
 -- @tparam[opt=0] number|string initial what it begins with
+-- @tparam[opt] table options
+-- @tparam[opt=true] boolean options.lock false: it has no lock that `get_lock` gives
 -- @return a proxy with the methods of the local twin, time-outs included
 -- @python `SyncManager.Value`
 
@@ -182,6 +184,8 @@ end
 -- @function Manager:Array
 -- @tparam string typecode as for `mp.Array`
 -- @tparam integer|table|string init a size, or the elements
+-- @tparam[opt] table options
+-- @tparam[opt=true] boolean options.lock false: it has no lock that `get_lock` gives
 -- @return a proxy with the methods of the local twin, time-outs included
 -- @python `SyncManager.Array`
 
