@@ -9,6 +9,7 @@
 -- arguments as they are, those of own types' methods as `mp.RemoteError`.
 -- @module manager
 
+local address = require "mp.address"
 local check = require "mp.check"
 local core = require "mp.core"
 local log = require "mp.log"
@@ -298,11 +299,11 @@ function Manager:start()
   check_status(st, "start", "initial")
   listen(st)
   load_server(st)
-  st.requests = core.Queue()
+  st.requests = check.call(core.Queue)
   local ok, handle, pid, name = pcall(process.start_server, st.class_name, function() live(st) end)
   if st.listener then require "mp.listener".leave(st.listener) end
   st.listener = nil
-  if not ok then check.raise("%s", handle) end
+  if not ok then check.reraise(handle) end
   st.handle, st.pid, st.name, st.owner = handle, pid, name, core.getpid()
   st.ref = { st.requests, nil, 0, core.word_of(handle), st.options.timeout }
   st.status = "started"
@@ -434,6 +435,7 @@ local function construct(class, options)
   check.arg(1, class.name, options, "table", true)
   options = options or {}
   check.options(1, class.name, options, known)
+  address.split(1, class.name, options.address, nil, true)
   local copy = {}
   for key, value in pairs(options) do copy[key] = value end
   copy.authkey = copy.authkey or process.current_process().authkey

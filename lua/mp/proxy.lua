@@ -75,9 +75,8 @@ end
 
 --- Raises an error of the core at the place where the script called the library.
 function proxy.reraise(err)
-  local inner = type(err) == "string" and err:match("^mp/[%w_]+%.lua:%d+: (.*)$")
-  if not inner then error(err, 0) end
-  check.raise("%s", inner)
+  if type(err) ~= "string" or not err:find "^mp/[%w_]+%.lua:%d+: " then error(err, 0) end
+  check.reraise(err)
 end
 
 --- What a reply says: raises what was raised there.

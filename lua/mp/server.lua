@@ -272,6 +272,14 @@ local function own_part(text)
   return text
 end
 
+--- A message handler for what the library itself does for a client: its errors, which have no place
+-- here, are about the client's arguments; those of scripts, which have one, are failures.
+function server.about_caller(err)
+  if type(err) ~= "string" then return err end
+  if not err:find "^[^\n]-:%d+: " then return setmetatable({ text = err }, Misuse) end
+  return remote_error(err, traceback and own_part(traceback(nil, 2)))
+end
+
 -- What is wrong with a result that cannot be sent.
 local function about_result(err)
   return (tostring(err):gsub("^mp/[%w_]+%.lua:%d+: ", ""):gsub(" value%[(%d+)%]", function(n)

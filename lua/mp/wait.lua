@@ -35,7 +35,7 @@ local function watch(object, i)
   local kind = core.type(object)
   if kind == "mp.Connection" or queues[kind] then check_open(kind, object, i) end
   if kind == "mp.Connection" then return core.conn_fd(object) end
-  if queues[kind] then return object:fileno(), queue_ready(object), queue_ready end
+  if queues[kind] then return check.call(object.fileno, object), queue_ready(object), queue_ready end
   if kind == "mp.Process" then return process.watch(object) end
   if kind == "mp.AsyncResult" then return require "mp.result".watch(object) end
   if kind == "mp.Listener" then return require "mp.listener".watch(object) end

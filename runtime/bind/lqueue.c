@@ -153,6 +153,7 @@ static const unsigned char *pack_list(lua_State *L, lua_Integer n, struct packed
     if (lua_rawgeti(L, 2, i + 1) == LUA_TNIL)
       luaL_argerror(L, 2, lua_pushfstring(L, "item %I is nil (mp.null can be put)", i + 1));
     p->nrefs = 0;
+    p->item = i + 1;
     lmp_encode(L, lua_gettop(L), p, LMP_FAMILY);
     lua_pop(L, 1);
     bool alone = p->nrefs > 0 || p->len - at > MP_INLINE_MAX;
