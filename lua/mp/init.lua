@@ -24,13 +24,15 @@ local process = require "mp.process"
 --- "No value" where nil cannot stand: `lightuserdata(NULL)`, equal to `cjson.null`.
 -- @tfield userdata mp.null
 
+local public = core.public
+
 -- What is written in C is core's.
 local mp = {
   version = core.version,
   null = core.null,
-  type = core.type,
+  type = public(core.type),
   marshal = core.marshal,
-  bytes = core.bytes,
+  bytes = public(core.bytes),
 
   Process = process.Process,
   current_process = process.current_process,
@@ -38,9 +40,9 @@ local mp = {
   active_children = process.active_children,
   cpu_count = require "mp.cpus",
   wait = require "mp.wait",
-  sleep = core.sleep,
-  monotonic = core.monotonic,
-  getpid = core.getpid,
+  sleep = public(core.sleep),
+  monotonic = public(core.monotonic),
+  getpid = public(core.getpid),
   log_to_stderr = log.log_to_stderr,
   get_logger = log.get_logger,
 }
@@ -66,7 +68,7 @@ for _, name in ipairs {
   "Value", "Array", "RawValue", "RawArray", "Struct",
   "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier",
 } do
-  mp[name] = core[name]
+  mp[name] = public(core[name])
 end
 
 -- The class mp.Manager and the operations on dictionaries, loaded at their first use.

@@ -482,6 +482,10 @@ static int l_shutdown(lua_State *L) {
 static int l_fileno(lua_State *L) {
   struct lqueue *x = check(L);
   int e = mp_queue_watch(x->q, x->h.me, &x->watcher);
+  if (lmp_collect_fds(L, e)) {
+    x = check(L);
+    e = mp_queue_watch(x->q, x->h.me, &x->watcher);
+  }
   if (e == ENOMEM) lmp_full(L);
   if (e) return lmp_fail(L, e, "make a descriptor for a queue");
   lua_pushinteger(L, x->watcher.fd);
