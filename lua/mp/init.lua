@@ -18,13 +18,13 @@ local core = require "mp.core"
 local log = require "mp.log"
 local process = require "mp.process"
 
+local public = core.public
+
 --- The version of the library, as "0.1.0".
 -- @tfield string mp.version
 
 --- "No value" where nil cannot stand: `lightuserdata(NULL)`, equal to `cjson.null`.
 -- @tfield userdata mp.null
-
-local public = core.public
 
 -- What is written in C is core's.
 local mp = {
