@@ -340,6 +340,33 @@ for _, host in ipairs(hosts) do
       assert.same({ "", 0 }, { r.err, r.code })
     end)
 
+    it("ends managers, pools and listeners in order that are younger than the first child", function()
+      for _, ending in ipairs { "", "os.exit(0, true)", "local co = coroutine.wrap(os.exit) co(0, true)" } do
+        prints("main\nchild\nchild\n", [[
+          local first = mp.Process(function() end)
+          first:start()
+          first:join()
+          local m = mp.Manager()
+          local d = m:dict { n = 0 }
+          local pool = mp.Pool(2)
+          local last = mp.Manager()
+          local listener = mp.Listener()
+          for _ in pool:imap(tostring, { 1, 2, 3 }) do break end
+          local results = pool:map_async(mp.sleep, { 30, 30, 30 })
+          d.l = last:list()
+          collectgarbage()
+          for _ = 1, 2 do
+            mp.Process(function()
+              mp.sleep(0.1)
+              d.l:append(mp.dict.incr(d, "n"))
+              io.write "child\n"
+            end):start()
+          end
+          print "main"
+        ]] .. ending)
+      end
+    end)
+
     it("is not reached by a process that was forked by other means", function()
       for _, ending in ipairs { "", "error('stranger', 0)", "os.exit(0, true)" } do
         local r = script([[

@@ -260,6 +260,8 @@ describe("a manager with an address", function()
       assert.equal(i, d.i)
       server:shutdown()
       misused("has ended", function() return d.i end)
+      assert.matches("^mp.DictProxy: object %d+ of a manager %(cannot connect to the manager at [^()]*: refused%)$",
+        tostring(d))
       serve(address)
       misused("is another one by now", function() return d.i end)
     end

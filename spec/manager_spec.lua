@@ -82,6 +82,13 @@ describe("a manager", function()
     misused("table expected", mp.Manager, 5)
   end)
 
+  it("with a bad address says so itself, when it is made", function()
+    misused("bad argument #1 to 'Manager' %(an address is {host, port}, with a port from 0 to 65535%)",
+      mp.Manager, { address = { "localhost", "x" } })
+    misused("bad argument #1 to 'Manager' %(the path of a socket has 1 to 107 bytes, this one has 0%)",
+      mp.Manager, { address = "" })
+  end)
+
   it("has no other fields", function()
     local m <close> = mp.Manager()
     assert.is_nil(m.nosuch)
@@ -147,6 +154,72 @@ describe("a manager", function()
       end
     ]]
     assert.equal("ended\n", r.out)
+  end)
+
+  it("that was dropped is reaped at the next look at children, and leaves no hook", function()
+    local r = T.mplua [[
+      local mp = require "mp"
+      local hooks = 0
+      local process = require "mp.process"
+      local at_exit = process.at_exit
+      process.at_exit = function(...)
+        local unhook = at_exit(...)
+        hooks = hooks + 1
+        local left = false
+        return function()
+          if not left then left, hooks = true, hooks - 1 end
+          return unhook()
+        end
+      end
+      local function any(n, look)
+        for _ = 1, n do
+          local m = mp.Manager()
+          assert(m:dict { a = 1 }.a == 1)
+        end
+        collectgarbage() collectgarbage()
+        local deadline = mp.monotonic() + 10
+        repeat
+          look()
+          mp.sleep(0.02)
+        until hooks == 0 or mp.monotonic() > deadline
+        print(hooks, (io.popen("ps --ppid " .. mp.getpid() .. " -o stat=,comm=", "r"):read "a":gsub("[^\n]*ps\n", "")
+          :gsub("[^\n]*sh\n", "")))
+      end
+      any(10, mp.active_children)
+      any(3, function() local p = mp.Process(function() end) p:start() p:join() end)
+      any(3, mp.arena)
+      local joined = mp.Process(mp.sleep, 20)
+      joined.daemon = true
+      joined:start()
+      local m = mp.Manager()
+      os.execute("kill -9 " .. tostring(m):match "pid (%d+)")
+      repeat joined:join(0.02) until hooks == 0
+      m:shutdown()
+      print(#mp.arena().processes)
+    ]]
+    assert.same({ out = "0\t\n0\t\n0\t\n2\n", err = "", code = 0 }, r)
+  end)
+
+  it("with an address that was dropped ends when nobody is connected any more", function()
+    local My = mp.Manager:extend("My")
+    local m = My { address = { "127.0.0.1", 0 }, authkey = "key" }
+    m:start()
+    local pid, address = pid_of(m), m.address
+    local other = My { address = address, authkey = "key" }
+    assert.is_true(other:connect(5))
+    m = nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    mp.sleep(0.5)
+    assert.equal(1, other:dict { a = 1 }.a)
+    other = nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(T.wait_until(function()
+      mp.active_children()
+      return not T.alive(pid)
+    end))
+    mp.active_children()
   end)
 
   it("does not notice Ctrl-C", function()
@@ -457,11 +530,43 @@ describe("an Array of a manager", function()
     assert.is_false((pcall(function() a[4] = 1 end)))
     assert.is_false((pcall(function() a[1] = "x" end)))
     assert.equal(4, #manager:Array("i", 4))
+    local b = manager:Array("i", { 1, 2, 3 })
+    assert.equal(12, b:add(2, 10))
+    assert.equal(24, b:update(2, function(x) return x * 2 end))
+    assert.is_true(b:compare_exchange(2, 24, 5))
+    assert.is_false(b:compare_exchange(2, 24, 6))
+    assert.same({ 1, 5, 3 }, b:totable())
+    misused("bad argument #1 to 'add' %(index 4 is out of range %(1..3%)%)", function() b:add(4, 1) end)
+    misused("bad argument #1 to 'update' %(index 4 is out of range %(1..3%)%)", function() b:update(4, print) end)
+    misused("bad argument #2 to 'update' %(function expected, got no value%)", function() b:update(1) end)
+    misused("bad argument #1 to 'fill' %(number expected, got string%)", function() b:fill("x") end)
     local seen = {}
     for i, x in ipairs(manager:Array("i", { 5, 6 })) do seen[i] = x end
     assert.same({ 5, 6 }, seen)
   end)
 end)
+
+for _, kind in ipairs { "Value", "Array" } do
+  describe("the options of a " .. kind .. " of a manager", function()
+    with_manager()
+
+    it("are those of the local one", function()
+      for _, make in ipairs { mp[kind], function(...) return manager[kind](manager, ...) end } do
+        fails("bad argument #3 to '[%w.]*" .. kind .. "' %(unknown option 'bogus' %(known options: lock%)%)",
+          make, "i", 1, { bogus = 1 })
+        fails("boolean expected for option 'lock', got number", make, "i", 1, { lock = 1 })
+        fails("bad argument #3 to '[%w.]*" .. kind .. "' %(table expected, got boolean%)", make, "i", 1, true)
+        local bare = make("i", 1, { lock = false })
+        fails("mp." .. kind .. " has no lock: it was made with lock = false", function() bare:get_lock() end)
+        assert.truthy(make("i", 1, { lock = true }):get_lock())
+      end
+    end)
+
+    it("and its arguments are named in messages as scripts know them", function()
+      misused("bad argument #1 to '" .. kind .. "' %(unknown typecode 'zz'", manager[kind], manager, "zz", 1)
+    end)
+  end)
+end
 
 describe("a Pool of a manager", function()
   with_manager()
@@ -482,6 +587,22 @@ describe("a Pool of a manager", function()
     misused("has no method", function() require "mp.proxy".call(pool, "nosuch") end)
     pool:close()
     assert.is_true(pool:join(10))
+  end)
+
+  it("raises what is wrong with a call at the caller's line, and what scripts raise as failures", function()
+    local pool <close> = manager:Pool(1)
+    misused("bad argument #3 to 'map' %(unknown option 'bogus'", function() pool:map(print, {}, { bogus = 1 }) end)
+    misused("bad argument #1 to 'Pool' %(unknown option 'bogus'", function() manager:Pool { bogus = 1 } end)
+    misused("bad argument #1 to 'Pool' %(integer from 0 to 4000 expected, got string%)", manager.Pool, manager, "x")
+    misused("close or terminate it first", function() pool:join() end)
+    misused("the result is not ready", function() pool:apply_async(mp.sleep, { 0.5 }):successful() end)
+    local err = fails("manager_spec.lua:%d+: no items", function()
+      pool:map(print, function() error "no items" end)
+    end)
+    assert.equal("mp.RemoteError", mp.type(err))
+    assert.matches("manager_spec", err.traceback)
+    pool:close()
+    misused("the pool is closed", function() pool:apply(print) end)
   end)
 
   it("delays nobody while it works", function()
@@ -825,6 +946,53 @@ describe("a proxy", function()
     misused("the manager's server has ended", function() return m:dict() end)
     assert.equal(0, finish(p))
     m:shutdown()
+  end)
+
+  it("is shown, whatever has become of its server", function()
+    local makers = {
+      dict = "DictProxy", list = "ListProxy", set = "SetProxy", Namespace = "NamespaceProxy", Lock = "LockProxy",
+      Condition = "ConditionProxy", Queue = "QueueProxy", Event = "EventProxy",
+    }
+    local function all(m)
+      local shown = { m:Value("i", 1), m:Array("i", 1), m:Pool(1) }
+      local names = { "ValueProxy", "ArrayProxy", "PoolProxy" }
+      for maker, name in pairs(makers) do
+        shown[#shown + 1], names[#names + 1] = m[maker](m), name
+      end
+      return shown, names
+    end
+    local function check(shown, names, state)
+      for i, object in ipairs(shown) do
+        assert.matches("^mp%." .. names[i] .. ": object %d+ of a manager %(" .. state .. "%)$", tostring(object))
+      end
+    end
+    local m = mp.Manager()
+    local shown, names = all(m)
+    assert.matches("^mp%.LockProxy: object %d+ of a manager$", tostring(m:Lock()))
+    m:shutdown()
+    check(shown, names, "the manager was shut down")
+    m = mp.Manager()
+    shown, names = all(m)
+    os.execute("kill -9 " .. pid_of(m))
+    check(shown, names, "the manager's server has ended")
+    assert.matches("^mp.Manager: Manager%-[%d:]+ %(stopped, signal 9%)$", tostring(m))
+    in_child(function() assert(tostring(m):find "%(stopped%)$") end)
+    m:shutdown()
+    assert.matches("^mp.Manager: Manager%-[%d:]+ %(over%)$", tostring(m))
+  end)
+
+  it("is shown without its contents by a server that does not answer", function()
+    local m <close> = mp.Manager { timeout = 0.1 }
+    local d, slow = m:dict { a = 1 }, mp.Manager()
+    local d2 = slow:dict { a = 1 }
+    for _, of in ipairs { m, slow } do os.execute("kill -STOP " .. pid_of(of)) end
+    assert.matches("^mp.DictProxy: object %d+ of a manager %(the manager did not answer 'both' within 0.1 s%)$",
+      tostring(d))
+    assert.matches("^mp.DictProxy: object %d+ of a manager %(the manager did not answer 'both' within 5 s%)$",
+      tostring(d2))
+    for _, of in ipairs { m, slow } do os.execute("kill -CONT " .. pid_of(of)) end
+    assert.equal("{a = 1}", tostring(d2))
+    slow:shutdown()
   end)
 
   it("raises when an argument cannot be read in the server", function()

@@ -153,6 +153,34 @@ twins("an RLock", function(make)
 end)
 
 twins("a Semaphore", function(make)
+  it("is given several permits at once, as far as its value goes", function()
+    for _, kind in ipairs { "Semaphore", "BoundedSemaphore" } do
+      local s = make(kind, 5)
+      for _ = 1, 5 do s:acquire() end
+      s:release(3)
+      assert.equal(3, s:get_value())
+      s:release(2)
+      fails("mp%." .. kind .. " ", s.release, s, 2147483645)
+      fails("number of permits expected, at least 1", s.release, s, 0)
+      fails("number expected, got string", s.release, s, "x")
+      assert.equal(5, s:get_value())
+      for _, bad in ipairs { -1, 1.5, "x", 1 << 31 } do assert.is_false((pcall(make, kind, bad))) end
+      local down, up = make(kind, 3), mp.Queue()
+      for _ = 1, 3 do down:acquire() end
+      local ps = {}
+      for i = 1, 2 do
+        ps[i] = start(function()
+          up:put(i)
+          assert(down:acquire(10))
+        end)
+      end
+      for _ = 1, 2 do up:get(10) end
+      down:release(3)
+      for i = 1, 2 do assert.equal(0, finish(ps[i])) end
+      assert.equal(1, down:get_value())
+    end
+  end)
+
   it("lets in as many as it has permits", function()
     local s = make("Semaphore", 2)
     assert.equal(2, s:get_value())
@@ -275,6 +303,16 @@ twins("a Condition", function(make)
       end
     end)
     assert.is_truthy(c:with(function() return c:wait_for(function() return v.value == 3 end, 10) end))
+    assert.equal("three", c:with(function() return c:wait_for(function() return "three", 3 end, 10) end))
+    assert.is_nil(c:with(function() return c:wait_for(function() end, 0.02) end))
+    local tries = 0
+    assert.equal("at last", c:with(function()
+      return c:wait_for(function()
+        tries = tries + 1
+        return tries == 2 and "at last"
+      end, 0)
+    end))
+    fails("must be held", c.wait_for, c, function() return true end)
     assert.is_falsy(c:with(function() return c:wait_for(function() return false end, 0.02) end))
     assert.equal(0, finish(p))
   end)
@@ -340,8 +378,16 @@ twins("a Barrier", function(make)
     assert.is_true(b.broken)
   end)
 
-  it("wants a number of parties", function()
-    for _, bad in ipairs { 0, -1, "x" } do assert.is_false((pcall(make, "Barrier", bad))) end
+  it("wants a number of parties, an action that can be called, and a time", function()
+    for _, bad in ipairs { 0, -1, "x", 1.5, 4096, 1 << 40 } do assert.is_false((pcall(make, "Barrier", bad))) end
+    fails("number of parties expected, from 1 to 4095", make, "Barrier", 4096)
+    fails("bad argument #2 .*function expected, got table", make, "Barrier", 1, {})
+    fails("bad argument #3 .*number of seconds or nil expected, got string", make, "Barrier", 1, nil, "x")
+    fails("NaN", make, "Barrier", 1, nil, 0 / 0)
+    local called = mp.Value("i", 0)
+    local action = setmetatable({ v = called }, { __call = function(self) self.v:add(1) end })
+    assert.equal(1, make("Barrier", 1, action):wait(10))
+    assert.equal(1, called.value)
   end)
 end)
 

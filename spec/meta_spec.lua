@@ -447,7 +447,7 @@ describe("what compares them", function()
     "@field format mp", "@field way mp")
   finds("mp.Barrier: field 'broken' is not annotated", "lua/meta/mp/sync.lua", "%-%-%-@field broken[^\n]*\n", "")
   finds("mp.Array: 'add' has (i n) in larray.c, annotated is (n)", "lua/meta/mp/shared.lua",
-    "%-%-%-@param i integer\n(%-%-%-@param n[^\n]*\n[^\n]*\nfunction Array:add%()i, ", "%1")
+    "%-%-%-@param i integer\n(%-%-%-@param n[^\n]*\n[^\n]*\nfunction ArrayMethods:add%()i, ", "%1")
   finds("mp.Kind: value 'mp.Event' is not annotated", "lua/meta/mp.lua", '%-%-%-| "mp.Event"\n', "")
   finds("'get' returns 'emtpy'", queue, '"empty"', '"emtpy"')
   finds("there is no class 'mp.Dict'", "lua/meta/mp/log.lua", "$", "---@class mp.Dict\n")

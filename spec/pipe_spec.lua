@@ -159,6 +159,62 @@ describe("a pipe", function()
     assert.matches("cannot make a pipe: Too many open files", r.out)
     assert.are.equal(0, r.code)
   end)
+
+  it("carries a connection, and others get their descriptors, when garbage holds the last ones", function()
+    local r = T.mplua([[
+      local mp = require "mp"
+      collectgarbage("stop")
+      local files = {}
+      -- All descriptors are in use but `n`, which garbage has.
+      local function only_garbage(n)
+        local file
+        repeat
+          file = io.open("/dev/null")
+          files[#files + 1] = file
+        until not file
+        for _ = 1, n do files[#files] = nil end
+      end
+      local a, b = mp.Pipe()
+      local c, d = mp.Pipe()
+      only_garbage(3)
+      a:send { c }
+      local sent = b:recv()[1]
+      sent:send "through"
+      print(d:recv())
+      local q = mp.Queue()
+      only_garbage(4)
+      q:fileno()
+      only_garbage(8)
+      local l = mp.Listener()
+      only_garbage(4)
+      local client = mp.Client(l.address)
+      only_garbage(4)
+      local conn = l:accept(5)
+      client:send "hello"
+      print(conn:recv(5))
+      only_garbage(0)
+      print(pcall(mp.Listener))
+      l:close()
+      conn:close()
+      files = nil
+      collectgarbage()
+      print(#io.popen("ls -d $TMPDIR/mplua-* 2>/dev/null"):read "a")
+    ]], nil, { env = "d=$(mktemp -d); export TMPDIR=$d; trap 'rm -rf $d' EXIT; ulimit -n 100;" })
+    assert.are.equal("", r.err)
+    assert.matches("^through\nhello\nfalse\t[^\n]*: cannot listen at [^\n]*: Too many open files\n0\n$", r.out)
+  end)
+end)
+
+describe("the fields of a handle", function()
+  it("that cannot be set are named", function()
+    local a, b = mp.Pipe()
+    for kind, handle in pairs { ["mp.Connection"] = a, ["mp.Queue"] = mp.Queue(), ["mp.Lock"] = mp.Lock() } do
+      raises("field 'x' of " .. kind .. " cannot be set", function() handle.x = 1 end)
+    end
+    raises("field 'closed' of mp.Connection cannot be set", function() b.closed = true end)
+    a:close()
+    b:close()
+  end)
 end)
 
 describe("a connection", function()

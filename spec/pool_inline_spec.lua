@@ -334,6 +334,12 @@ describe("Without processes an AsyncResult", function()
     assert.is_false(r:successful())
     assert.same({ n = 2, nil, "timeout" },
       table.pack(pool:map(function() mp.sleep(0.03) end, range(50), { timeout = 0.1 })))
+    local ran = false
+    local function f() ran = true end
+    assert.same({ n = 2, nil, "timeout" }, table.pack(pool:map(f, { 1 }, { timeout = 0 })))
+    assert.same({ n = 2, nil, "timeout" }, table.pack(pool:apply(f, {}, { timeout = 0 })))
+    assert.is_false(ran)
+    assert.equal(4, pool:apply(square, { 2 }, { timeout = 10 }))
   end)
 end)
 

@@ -792,6 +792,50 @@ describe("a process that has no descriptor left", function()
   end)
 end)
 
+describe("a process for which shared memory is full", function()
+  it("is told of as such, at the script's line, once; so are pools, managers and waits", function()
+    local r = T.mplua([[
+      local mp = require "mp"
+      local q = mp.Queue()
+      local kept = {}
+      for _, size in ipairs { 1000, 1 } do
+        pcall(function() while true do q:put(("x"):rep(size)) end end)
+      end
+      pcall(function() while true do kept[#kept + 1] = mp.Lock() end end)
+      local function try(f) print((select(2, pcall(f)))) end
+      try(function() mp.Process(print):start() end)
+      try(function() return mp.Pool(1) end)
+      try(function() return mp.Manager() end)
+      try(function() return mp.wait({ q }, 0) end)
+    ]], nil, { env = "MPLUA_SHM=1M" })
+    assert.equal("", r.err)
+    local n = 0
+    for line in r.out:gmatch "[^\n]+" do
+      assert.matches("^[^:]*%.lua:%d+: shared memory is full %(", line)
+      n = n + 1
+    end
+    assert.equal(4, n)
+  end)
+
+  it("starts when what Lua has dropped makes room", function()
+    local r = T.mplua([[
+      local mp = require "mp"
+      local q = mp.Queue()
+      for _, size in ipairs { 1000, 1 } do
+        pcall(function() while true do q:put(("x"):rep(size)) end end)
+      end
+      local kept = {}
+      pcall(function() while true do kept[#kept + 1] = mp.Lock() end end)
+      collectgarbage "stop"
+      q, kept = nil, nil
+      local p = mp.Process(print, "started")
+      p:start()
+      print(p:join())
+    ]], nil, { env = "MPLUA_SHM=1M" })
+    assert.same({ out = "started\ntrue\n", err = "", code = 0 }, r)
+  end)
+end)
+
 describe("what the parent had pending", function()
   it("does not act in a child: <close> variables, finalizers of handles", function()
     local r = T.mplua [[

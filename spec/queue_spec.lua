@@ -964,9 +964,11 @@ describe("Queue", function()
 
   it("puts none of many when one cannot cross", function()
     local q = mp.Queue()
-    fails("cannot marshal a thread", function()
-      q:put_many { 1, 2, { coroutine.create(print) }, 4 }
+    fails("cannot marshal a thread at value%[3%]%.co$", function()
+      q:put_many { 1, 2, { co = coroutine.create(print) }, 4 }
     end)
+    fails("cannot marshal a thread at value%[2%]$", function() q:put_many { print, coroutine.create(print) } end)
+    fails("cannot marshal a thread at value$", function() q:put(coroutine.create(print)) end)
     fails("item 2 is nil", function() q:put_many({ 1, nil, 3 }) end)
     fails("bad argument #1 to 'put_many' %(table expected, got number", function() q:put_many(1) end)
     fails("number of seconds or nil expected", function() q:put_many({ 1 }, "soon") end)

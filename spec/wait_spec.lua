@@ -26,7 +26,10 @@ describe("sleep", function()
   end)
 
   it("needs a number", function()
-    fails("bad argument #1 to '[^']*' %(number expected, got no value%)", mp.sleep)
+    for _ = 1, 5 do
+      fails("^bad argument #1 to 'mp.sleep' %(number expected, got no value%)", mp.sleep)
+      fails("^bad argument #1 to 'mp.sleep' %(seconds must not be NaN%)", mp.sleep, 0 / 0)
+    end
   end)
 end)
 
@@ -177,6 +180,8 @@ describe("wait", function()
     fails(f .. "a descriptor cannot be 4294967296%)", mp.wait, { q, 1 << 32 }, 0)
     fails("wait_spec%.lua:%d+: bad argument #2 to 'wait' %(a time%-out must not be NaN%)",
       function() mp.wait({}, 0 / 0) end)
+    fails("wait_spec%.lua:%d+: bad argument #1 to 'wait' %(there is nothing to wait for, and no time%-out%)",
+      mp.wait, {})
     fails("can only wait for a started process", mp.wait, { p })
     fails("cannot wait for the current process", mp.wait, { mp.current_process() })
     fails(f .. "descriptor 999 is not open%)", mp.wait, { q, 999 }, 1)

@@ -82,7 +82,7 @@ function mp.cpu_count() end
 --- Waits until at least one of the objects is ready: a connection has something to receive or is at
 --- its end, a queue has an item or is shut down, a process has ended, a result is there, a listener
 --- has somebody to accept, a descriptor is readable.
----@param objects mp.Waitable[]
+---@param objects mp.Waitable[] without a time-out at least one
 ---@param timeout? number seconds; nil waits for ever, 0 does not wait
 ---@return mp.Waitable[] ready those that are ready, in the order of `objects`; empty on time-out
 function mp.wait(objects, timeout) end

@@ -2,6 +2,7 @@
 -- @module arena
 
 local core = require "mp.core"
+local process = require "mp.process"
 
 local Arena = {}
 
@@ -44,6 +45,8 @@ function Arena:__tostring() return table.concat(lines(self), "\n") end
 -- @usage local a = mp.arena() -- print(a) shows all of it
 -- print(a.used < a.cap, a.processes[1].name) --> true	MainProcess
 return function()
+  core.member()
+  process.reap_all()
   local a = core.arena()
   a.processes, a.locks = core.processes(), core.held()
   return setmetatable(a, Arena)

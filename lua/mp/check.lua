@@ -24,12 +24,20 @@ function check.raise(message, ...)
   error(where() .. (select("#", ...) > 0 and message:format(...) or message), 0)
 end
 
+--- Raises what something in the library has raised, at the place where the script called the library:
+-- it may have that place already.
+function check.reraise(err)
+  if type(err) ~= "string" then error(err, 0) end
+  local place = where()
+  if place ~= "" and err:sub(1, #place) == place then error(err, 0) end
+  error(place .. err:gsub("^mp/[%w_]+%.lua:%d+: ", ""), 0)
+end
+
 --- Calls a function of the core; what it raises is raised at the script's line.
 function check.call(f, ...)
   local ok, result = pcall(f, ...)
   if ok then return result end
-  if type(result) ~= "string" then error(result, 0) end
-  check.raise("%s", result)
+  check.reraise(result)
 end
 
 --- Raises as luaL_argerror does.

@@ -64,7 +64,7 @@ function client.Client(where, options)
   auth.check(options)
   local deadline = options.timeout and core.monotonic() + options.timeout
   local ok, conn, why = pcall(core.sock_connect, host, port, options.timeout)
-  if not ok then check.raise("%s", conn) end
+  if not ok then check.reraise(conn) end
   if not conn then return nil, why end
   if options.authkey then
     local last = core.monotonic() + address.HANDSHAKE

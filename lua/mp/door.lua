@@ -175,6 +175,9 @@ function Door:next()
   if item then return item[1], item[2] end
 end
 
+--- Whether somebody is connected.
+function Door:any_client() return next(self.clients) ~= nil end
+
 --- Closes all of it.
 function Door:close()
   for client in pairs(self.clients) do client.conn:close() end

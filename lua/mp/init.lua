@@ -18,6 +18,8 @@ local core = require "mp.core"
 local log = require "mp.log"
 local process = require "mp.process"
 
+local public = core.public
+
 --- The version of the library, as "0.1.0".
 -- @tfield string mp.version
 
@@ -28,9 +30,9 @@ local process = require "mp.process"
 local mp = {
   version = core.version,
   null = core.null,
-  type = core.type,
+  type = public(core.type),
   marshal = core.marshal,
-  bytes = core.bytes,
+  bytes = public(core.bytes),
 
   Process = process.Process,
   current_process = process.current_process,
@@ -38,9 +40,9 @@ local mp = {
   active_children = process.active_children,
   cpu_count = require "mp.cpus",
   wait = require "mp.wait",
-  sleep = core.sleep,
-  monotonic = core.monotonic,
-  getpid = core.getpid,
+  sleep = public(core.sleep),
+  monotonic = public(core.monotonic),
+  getpid = public(core.getpid),
   log_to_stderr = log.log_to_stderr,
   get_logger = log.get_logger,
 }
@@ -66,7 +68,7 @@ for _, name in ipairs {
   "Value", "Array", "RawValue", "RawArray", "Struct",
   "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier",
 } do
-  mp[name] = core[name]
+  mp[name] = public(core[name])
 end
 
 -- The class mp.Manager and the operations on dictionaries, loaded at their first use.

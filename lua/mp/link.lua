@@ -150,11 +150,11 @@ local function open(where, timeout)
   return l
 end
 
-local function link_to(where)
+local function link_to(where, timeout)
   local l = where.id and links[key_of(where)]
   if l and l.pid == core.getpid() and not l.conn.closed then return l end
   local why
-  l, why = open(where)
+  l, why = open(where, timeout)
   if not l then
     check.raise("cannot connect to the manager at %s: %s", text_of(where.address), why)
   end
@@ -194,7 +194,8 @@ end
 
 --- As proxy.ask.
 function link.request(ref, grace, number, name, ...)
-  local l, timeout = link_to(ref[1]), ref[5]
+  local timeout = ref[5]
+  local l = link_to(ref[1], timeout)
   local serial = l.serial + 1
   l.serial = serial
   if not holds[ref] or holds[ref].link ~= l then hold(l, ref) end

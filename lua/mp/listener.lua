@@ -35,8 +35,9 @@ local EXIT_PRIORITY = 0
 --- Where it listens: `{host, port}` or a path.
 -- @tfield table|string address
 
---- Where the last connection came from: `{host, port}`; nil for a path, and before the first.
--- @tfield table last_accepted
+--- Where the last connection came from: `{host, port}`; a path, or "" for a client without one, where
+-- that of the listener is a path; nil before the first.
+-- @tfield table|string last_accepted
 
 -- Its methods; the fields are those of the state behind `_mp`.
 local Listener = {}
@@ -132,7 +133,7 @@ local function advance(st)
   for _ = 1, HANDSHAKES do
     local conn, host, port = core.sock_accept(st.sock)
     if not conn then break end
-    begin(st, conn, port and { host, port } or host)
+    begin(st, conn, port and { host, port } or host or "")
   end
   local i = 1
   while st.shaking[i] do

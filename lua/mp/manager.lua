@@ -9,6 +9,7 @@
 -- arguments as they are, those of own types' methods as `mp.RemoteError`.
 -- @module manager
 
+local address = require "mp.address"
 local check = require "mp.check"
 local core = require "mp.core"
 local log = require "mp.log"
@@ -47,8 +48,9 @@ local function calls_of(types, builtin, id)
 end
 
 -- Serves in this process to the end.
-local function serve(st)
+local function serve(st, ends_alone)
   server.run {
+    ends_alone = ends_alone,
     prepare = next(st.types) and require "mp.parking".install,
     requests = st.requests, timeout = st.options.timeout,
     calls = calls_of(st.types, require "mp.served".makers, core.random(16)),
@@ -63,7 +65,7 @@ local function live(st)
     require "mp.listener".take_over(st.listener)
     log.info("manager serving at %s", tostring(st.listener))
   end
-  serve(st)
+  serve(st, true)
 end
 
 -- The class ---------------------------------------------------------------------------------------------
@@ -174,6 +176,8 @@ end
 -- @function Manager:Value
 -- @tparam string typecode as for `mp.Value`
 -- @tparam[opt=0] number|string initial what it begins with
+-- @tparam[opt] table options
+-- @tparam[opt=true] boolean options.lock false: it has no lock that `get_lock` gives
 -- @return a proxy with the methods of the local twin, time-outs included
 -- @python `SyncManager.Value`
 
@@ -181,6 +185,8 @@ end
 -- @function Manager:Array
 -- @tparam string typecode as for `mp.Array`
 -- @tparam integer|table|string init a size, or the elements
+-- @tparam[opt] table options
+-- @tparam[opt=true] boolean options.lock false: it has no lock that `get_lock` gives
 -- @return a proxy with the methods of the local twin, time-outs included
 -- @python `SyncManager.Array`
 
@@ -231,15 +237,21 @@ local function end_server(st)
 end
 
 -- At the end of the process the server is told to end, whether the manager is still there.
+-- One that has ended by itself is reaped before, when the process looks after its children.
 local function hook_exit(st)
   local handle, pid = st.handle, core.getpid()
   local weak = setmetatable({ st = st }, { __mode = "v" })
-  return process.at_exit(EXIT_PRIORITY, function()
+  local unhook = process.at_exit(EXIT_PRIORITY, function()
     if core.getpid() ~= pid then return end
     if weak.st then return end_server(weak.st) end
     core.signal(handle, SIGTERM)
     core.wait(handle)
   end)
+  process.when_ended(handle, unhook)
+  return function()
+    unhook()
+    process.when_ended(handle, nil)
+  end
 end
 
 local function listen(st)
@@ -287,11 +299,11 @@ function Manager:start()
   check_status(st, "start", "initial")
   listen(st)
   load_server(st)
-  st.requests = core.Queue()
+  st.requests = check.call(core.Queue)
   local ok, handle, pid, name = pcall(process.start_server, st.class_name, function() live(st) end)
   if st.listener then require "mp.listener".leave(st.listener) end
   st.listener = nil
-  if not ok then check.raise("%s", handle) end
+  if not ok then check.reraise(handle) end
   st.handle, st.pid, st.name, st.owner = handle, pid, name, core.getpid()
   st.ref = { st.requests, nil, 0, core.word_of(handle), st.options.timeout }
   st.status = "started"
@@ -391,6 +403,15 @@ end
 
 local make_class
 
+-- What tostring says of a server that was started.
+local function state_of_server(st)
+  if core.alive(st.ref[4]) then return ("started, pid %d"):format(st.pid) end
+  local code = st.owner == core.getpid() and core.wait(st.handle, 0)
+  if not code then return "stopped" end
+  st.unhook()
+  return code < 0 and ("stopped, signal %d"):format(-code) or ("stopped, exit code %d"):format(code)
+end
+
 local function new_metatable(class)
   local types = types_of(class)
   return {
@@ -403,7 +424,7 @@ local function new_metatable(class)
     __close = close,
     __tostring = function(self)
       local st = self._mp
-      local what = st.status == "started" and ("started, pid %d"):format(st.pid) or st.status
+      local what = st.status == "started" and state_of_server(st) or st.status
       return ("mp.Manager: %s (%s)"):format(st.name or st.class_name, what)
     end,
   }, types
@@ -414,6 +435,7 @@ local function construct(class, options)
   check.arg(1, class.name, options, "table", true)
   options = options or {}
   check.options(1, class.name, options, known)
+  address.split(1, class.name, options.address, nil, true)
   local copy = {}
   for key, value in pairs(options) do copy[key] = value end
   copy.authkey = copy.authkey or process.current_process().authkey

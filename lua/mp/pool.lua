@@ -518,8 +518,9 @@ function pool.Pool(options, ...)
   local st = pump.new(engine, {
     processes = n, retries = given.retries, seed = given.seed, grace = given.grace or 1,
   })
+  local self = setmetatable({ _mp = st, processes = n }, metatable)
   st.unhook = process.at_exit(EXIT_PRIORITY, function() pump.terminate(st) end)
-  return setmetatable({ _mp = st, processes = n }, metatable)
+  return self
 end
 
 return pool

@@ -34,9 +34,10 @@ local process = {}
 -- Of this process; a child begins with its own. origin: in a child, what was current in
 -- its parent; parent: the object for it, once it was asked for. children, detached: the
 -- started ones that were not reaped, process -> its number. hooks: what at_exit was given.
--- hidden: how many helpers were started.
+-- hidden: how many helpers were started. helpers: core process of one that may end by
+-- itself -> what is called once it was reaped.
 local current, origin, parent
-local children, detached, hooks = {}, {}, {}
+local children, detached, hooks, helpers = {}, {}, {}, {}
 local made, started, hidden, servers = 0, 0, 0, 0
 local ended, given_up = false, false
 
@@ -103,10 +104,20 @@ local function reap(self, state, timeout)
   return true
 end
 
+local function reap_helpers()
+  for handle, f in pairs(helpers) do
+    if core.wait(handle, 0) then
+      helpers[handle] = nil
+      f()
+    end
+  end
+end
+
 local function reap_all()
   if not core.any_ended() then return end
   for self in pairs(children) do reap(self, self._mp, 0) end
   for self in pairs(detached) do reap(self, self._mp, 0) end
+  if next(helpers) then reap_helpers() end
 end
 
 -- Whether it has ended, seen from here.
@@ -287,6 +298,7 @@ function Process:join(timeout)
   local state = state_of(self, "join")
   check.timeout(1, "join", timeout)
   check_child(state, "join")
+  if next(helpers) and core.any_ended() then reap_helpers() end
   return reap(self, state, timeout)
 end
 
@@ -496,6 +508,7 @@ bootstrap = function(self)
   if next(children) then children = {} end
   if next(detached) then detached = {} end
   if next(hooks) then hooks = {} end
+  if next(helpers) then helpers = {} end
   made, started, hidden, servers, ended, given_up = 0, 0, 0, 0, false, false
   if state.options ~= WORKER then origin = current end
   current, parent = self, nil
@@ -538,11 +551,17 @@ end
 -- f: what it does
 -- Returns core process, pid, name
 function process.start_server(name, f)
+  reap_all()
   servers = servers + 1
   name = name .. "-" .. place_of(servers)
   local handle, pid = start_helper(name, current._mp.place, -servers, SERVER, f)
   return handle, pid, name
 end
+
+-- Has a helper reaped that ends by itself, when this process starts one, joins one or looks
+-- at its children.
+-- f: called then; nil: it is not looked for any more
+function process.when_ended(handle, f) helpers[handle] = f end
 
 -- Starts a worker, in a nursery. Its parent, as far as scripts know, is the process that
 -- has started the nursery.
@@ -597,6 +616,9 @@ function process.active_children()
   return in_order(children)
 end
 
+-- Reaps those that have ended.
+process.reap_all = reap_all
+
 -- For mp.wait: what to watch, and whether it has ended already.
 function process.watch(self)
   local state = self._mp
@@ -609,9 +631,11 @@ end
 
 -- Has `f` called at the end of this process (not of its children), before its own
 -- children are ended, or after that if its priority is negative; higher priorities first,
--- then the latest first.
+-- then the latest first. What the hook needs must be there when it is registered: what is
+-- younger may have been finalized when the closing of a state calls it.
 -- Returns function that takes the hook back
 function process.at_exit(priority, f)
+  core.renew_sentinel()
   local hook = { priority = priority, f = f }
   local at = 1
   while hooks[at] and hooks[at].priority > priority do at = at + 1 end

@@ -407,12 +407,14 @@ function condition:wait_for(predicate, timeout)
   if not check.callable(predicate) then check.arg(1, "wait_for", predicate, "function") end
   check.timeout(2, "wait_for", timeout)
   local deadline = timeout and core.monotonic() + timeout
-  while not predicate() do
-    local left = deadline and deadline - core.monotonic()
-    if left and left <= 0 then return false end
-    wait(self, "wait", left)
+  call(self, "check", "wait_for")
+  local value = predicate()
+  while not value do
+    local over = not wait(self, "wait", deadline and deadline - core.monotonic())
+    value = predicate()
+    if over then break end
   end
-  return true
+  return value
 end
 
 proxy.class("condition", "mp.ConditionProxy", { __index = condition })
@@ -452,7 +454,6 @@ proxy.class("queue", "mp.QueueProxy", {
   __index = queue,
   __close = proxy.close,
   __tostring = function(self)
-    if not proxy.ref(self) then return "mp.QueueProxy (closed)" end
     local n = call(self, "qsize")
     return ("mp.QueueProxy: object %d of a manager (%d item%s)"):format(proxy.ref(self)[3], n,
       n == 1 and "" or "s")
@@ -475,7 +476,7 @@ proxy.class("value", "mp.ValueProxy", {
   __tostring = function(self) return ("mp.ValueProxy (%s)"):format(call(self, "get")) end,
 })
 
-local array = methods_of "get set fill totable bytes get_lock"
+local array = methods_of "get set fill totable bytes add update compare_exchange get_lock"
 
 proxy.class("array", "mp.ArrayProxy", {
   __index = function(self, key)

@@ -22,10 +22,9 @@ local proxy = {}
 -- requests -> how this process talks to that server: {word, replies, serial, waiting}.
 local links = setmetatable({}, { __mode = "k" })
 
-local function gone(ref)
-  if core.queue_over(ref[1]) then check.raise("the manager was shut down") end
-  check.raise("the manager's server has ended")
-end
+local GONE = { over = "the manager was shut down", ended = "the manager's server has ended" }
+
+local function gone(ref) check.raise("%s", core.queue_over(ref[1]) and GONE.over or GONE.ended) end
 
 local function open(ref)
   local requests = ref[1]
@@ -76,9 +75,8 @@ end
 
 --- Raises an error of the core at the place where the script called the library.
 function proxy.reraise(err)
-  local inner = type(err) == "string" and err:match("^mp/[%w_]+%.lua:%d+: (.*)$")
-  if not inner then error(err, 0) end
-  check.raise("%s", inner)
+  if type(err) ~= "string" or not err:find "^mp/[%w_]+%.lua:%d+: " then error(err, 0) end
+  check.reraise(err)
 end
 
 --- What a reply says: raises what was raised there.
@@ -160,6 +158,40 @@ end
 --- The reference of a proxy, nil when a value is none.
 function proxy.ref(value) return type(value) == "table" and rawget(value, KEY) or nil end
 
+-- Seconds that tostring waits for an answer.
+local SHOW = 5
+
+-- Calls what asks the server for the contents; the error too is a text.
+local function ask_briefly(shown, self, ref)
+  local timeout = ref[5]
+  ref[5] = math.min(timeout or SHOW, SHOW)
+  local ok, text = pcall(shown, self)
+  ref[5] = timeout
+  if not ok and check.is_interrupt(text) then error(text, 0) end
+  if not ok then text = tostring(text):gsub("\n.*", ""):gsub("^.-:%d+: ", "") end
+  return ok, text
+end
+
+-- What is to be said of the server without asking it.
+local function about_server(ref)
+  if type(ref[1]) == "table" then return nil end
+  if core.queue_over(ref[1]) then return GONE.over end
+  if not core.alive(ref[4]) then return GONE.ended end
+end
+
+-- What tostring gives: what `shown` makes of the object, else kind, identity and state.
+local function show(self, name, shown)
+  local ref = proxy.ref(self)
+  if not ref then return name .. " (closed)" end
+  local state = about_server(ref)
+  if shown and not state then
+    local ok, text = ask_briefly(shown, self, ref)
+    if ok then return text end
+    state = text
+  end
+  return ("%s: object %d of a manager%s"):format(name, ref[3], state and (" (%s)"):format(state) or "")
+end
+
 -- kind -> class
 local classes = {}
 proxy.classes = classes
@@ -175,10 +207,8 @@ function proxy.class(kind, name, class)
     return x ~= nil and y ~= nil and x[3] == y[3]
       and (x[1] == y[1] or (type(x[1]) == "table" and type(y[1]) == "table" and x[1].id == y[1].id))
   end
-  class.__tostring = class.__tostring or function(self)
-    local ref = proxy.ref(self)
-    return ref and ("%s: object %d of a manager"):format(name, ref[3]) or name .. " (closed)"
-  end
+  local shown = class.__tostring
+  class.__tostring = function(self) return show(self, name, shown) end
   classes[kind] = class
 end
 

@@ -413,6 +413,7 @@ end
 function pump.step(st, timeout, job)
   if st.timed > 0 then timeout = until_deadline(st, timeout) end
   if st.bars > 0 and not st.direct then timeout = min(timeout or TICK, TICK) end
+  if st.direct and st.timed > 0 then enter(st, expire) end -- a task that has begun is not left
   local n = enter(st, drain, timeout, job, st.direct and 1 or REPORTS) or 0
   if st.timed > 0 then enter(st, expire) end
   if st.direct and n == 0 and job and not job.over then
@@ -451,7 +452,7 @@ function pump.outcome(job)
   local over, value = job.over, job.value
   if over == "done" then return value end
   if over == "timeout" then return nil, "timeout" end
-  if type(value) == "string" then check.raise("%s", value) end
+  if type(value) == "string" then check.reraise(value) end
   error(value, 0)
 end
 

@@ -1,9 +1,15 @@
 --- What a manager serves: pools of workers, which its server starts.
 
-local check = require "mp.check"
 local core = require "mp.core"
 local served = require "mp.served"
 local server = require "mp.server"
+
+-- Calls f for the client: what it misuses is raised at its line.
+local function call(f, ...)
+  local results = table.pack(xpcall(f, server.about_caller, ...))
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
 
 -- The public methods of an object, and what they return that stays in the server.
 local function methods(names)
@@ -13,7 +19,7 @@ local function methods(names)
     if not known[name] then
       server.misuse("a manager's %s has no method '%s'", record.type, tostring(name))
     end
-    return served.kept(object[name](object, ...))
+    return served.kept(call(object[name], object, ...))
   end
 end
 
@@ -30,26 +36,23 @@ end
 served.kinds.pool = {
   ["*"] = methods [[apply apply_async map map_async starmap starmap_async imap imap_unordered
     close terminate]],
-  join = function(pool, timeout) return pool:join(timeout) end,
+  join = function(pool, timeout) return call(pool.join, pool, timeout) end,
   processes = function(pool) return pool.processes end,
 }
 
 served.kinds.result = {
-  get = function(result, timeout) return result:get(timeout) end,
+  get = function(result, timeout) return call(result.get, result, timeout) end,
   wait = function(result, timeout) return result:wait(timeout) end,
   ready = function(result) return result:ready() end,
-  successful = function(result) return result:successful() end,
+  successful = function(result) return call(result.successful, result) end,
 }
 
 served.kinds.iterator = {
-  next = function(iterator) return iterator.next() end,
+  next = function(iterator) return call(iterator.next) end,
   close = function(iterator) getmetatable(iterator.reader).__close(iterator.reader) end,
 }
 
 function served.makers.Pool(...)
   require "mp.parking".install()
-  local results = table.pack(pcall(require "mp.pool".Pool, ...))
-  if results[1] then return "pool", results[2] end
-  if check.is_interrupt(results[2]) then error(results[2], 0) end
-  server.misuse("%s", tostring(results[2]))
+  return "pool", call(require "mp.pool".Pool, ...)
 end

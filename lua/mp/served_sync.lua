@@ -1,11 +1,15 @@
 --- What a manager serves: locks and their like. Their owners are clients, so that they are
 -- the same for processes of the family and for connections.
 
+local check = require "mp.check"
 local served = require "mp.served"
 local server = require "mp.server"
 
 local misuse, park, wake = server.misuse, server.park, server.wake
 local kinds, makers = served.kinds, served.makers
+
+-- The bounds of the local twins.
+local PERMITS_MAX, PARTIES_MAX = 2147483647, 4095
 
 -- Locks -----------------------------------------------------------------------------------------
 
@@ -100,17 +104,30 @@ function makers.Event() return "event", { on = false, waiters = {} } end
 
 -- Semaphores ------------------------------------------------------------------------------------
 
--- value: permits that are there; most: of a bounded one. What was taken by with or guard
+-- value: permits that are there; most: what that may become. What was taken by with or guard
 -- is noted with its client and comes back when that goes.
 local semaphore = {}
 kinds.semaphore = semaphore
 
-function semaphore.release(s)
-  if s.most and s.value >= s.most then
+-- An integer of at least `least`, as the local twins take it.
+local function count_of(n, fname, least, expected)
+  local whole = type(n) == "number" and math.tointeger(n)
+  if whole and whole >= least then return whole end
+  if type(n) ~= "number" then expected = "number expected, got " .. check.typename(n) end
+  misuse("bad argument #1 to '%s' (%s)", fname, expected)
+end
+
+function semaphore.release(s, n)
+  n = n == nil and 1 or count_of(n, "release", 1, "number of permits expected, at least 1")
+  if n > s.most - s.value then
+    if s.most == PERMITS_MAX then misuse("mp.Semaphore has a value of at most %d", PERMITS_MAX) end
     misuse("mp.BoundedSemaphore is released above its initial value (%d)", s.most)
   end
-  if not wake(s.waiters) then s.value = s.value + 1 end
+  while n > 0 and wake(s.waiters) do n = n - 1 end
+  s.value = s.value + n
 end
+
+local function give_back_one(s) semaphore.release(s) end
 
 function semaphore.acquire(s, timeout)
   if s.value > 0 then
@@ -118,7 +135,7 @@ function semaphore.acquire(s, timeout)
   elseif not park(s.waiters, timeout) then
     return false
   end
-  server.undo(semaphore.release, s)
+  server.undo(give_back_one, s)
   return true
 end
 
@@ -154,11 +171,10 @@ function semaphore.locked(s) return s.value == 0 end
 
 local function semaphore_maker(name, bounded)
   return function(n)
-    if n == nil then n = 1 end
-    if math.type(n) ~= "integer" or n < 0 then
-      misuse("bad argument #1 to '%s' (a number of permits, 0 or more, expected)", name)
-    end
-    local s = { value = n, most = bounded and n or nil, waiters = {}, taken = {} }
+    local expected = ("initial value expected, from 0 to %d"):format(PERMITS_MAX)
+    n = n == nil and 1 or count_of(n, name, 0, expected)
+    if n > PERMITS_MAX then misuse("bad argument #1 to '%s' (%s)", name, expected) end
+    local s = { value = n, most = bounded and n or PERMITS_MAX, waiters = {}, taken = {} }
     s.give_up = function(client)
       for _ = 1, s.taken[client] or 0 do semaphore.release(s) end
       s.taken[client] = nil
@@ -195,6 +211,9 @@ function condition.wait(c, timeout)
   l.depth = depth
   return notified
 end
+
+-- Raises unless the caller holds the lock.
+function condition.check(c, fname) check_locked(c, fname) end
 
 function condition.notify(c, n)
   check_locked(c, "notify")
@@ -273,12 +292,16 @@ function barrier.n_waiting(b) return #b.waiters end
 function barrier.broken(b) return b.is_broken end
 
 function makers.Barrier(parties, action, timeout)
-  if math.type(parties) ~= "integer" or parties < 1 then
-    misuse("bad argument #1 to 'Barrier' (a number of parties, 1 or more, expected)")
+  local expected = ("number of parties expected, from 1 to %d"):format(PARTIES_MAX)
+  parties = count_of(parties, "Barrier", 1, expected)
+  if parties > PARTIES_MAX then misuse("bad argument #1 to 'Barrier' (%s)", expected) end
+  if action ~= nil and not check.callable(action) then
+    misuse("bad argument #2 to 'Barrier' (function expected, got %s)", check.typename(action))
   end
-  if action ~= nil and type(action) ~= "function" then
-    misuse("bad argument #2 to 'Barrier' (function expected, got %s)", type(action))
+  if timeout ~= nil and type(timeout) ~= "number" then
+    misuse("bad argument #3 to 'Barrier' (number of seconds or nil expected, got %s)", check.typename(timeout))
   end
+  if timeout ~= timeout then misuse("bad argument #3 to 'Barrier' (a time-out must not be NaN)") end
   return "barrier", { parties = parties, action = action, timeout = timeout, waiters = {}, is_broken = false }
 end
 

@@ -47,6 +47,7 @@ local server = {}
 --   runners       set of all runners
 --   changed       something was done since the last look at what is referred to
 --   unsent        replies that are to be sent again
+--   ends_alone    it ends when nobody refers to it any more
 --   timed         parked entry -> its deadline; nearest: no later than the first of these
 --   client, serial  whose request is being performed, if in_call
 -- A client has: word or conn, held (key -> function, called when it goes), parked (set of
@@ -271,6 +272,14 @@ local function own_part(text)
   return text
 end
 
+--- A message handler for what the library itself does for a client: its errors, which have no place
+-- here, are about the client's arguments; those of scripts, which have one, are failures.
+function server.about_caller(err)
+  if type(err) ~= "string" then return err end
+  if not err:find "^[^\n]-:%d+: " then return setmetatable({ text = err }, Misuse) end
+  return remote_error(err, traceback and own_part(traceback(nil, 2)))
+end
+
 -- What is wrong with a result that cannot be sent.
 local function about_result(err)
   return (tostring(err):gsub("^mp/[%w_]+%.lua:%d+: ", ""):gsub(" value%[(%d+)%]", function(n)
@@ -416,7 +425,9 @@ local function tend(now)
     here.next_lives = now + (os.clock() - cpu) * LOOK_SHARE
   end
   send_unsent()
-  if not here.door and core.references(here.requests) == 1 then here.serving = false end
+  if here.ends_alone and core.references(here.requests) == 1 and not (here.door and here.door:any_client()) then
+    here.serving = false
+  end
 end
 
 -- Seconds until there is something else to do than to wait for requests.
@@ -502,12 +513,13 @@ local function weak(mode) return setmetatable({}, { __mode = mode }) end
 --- Runs the server in this process until its queue is shut.
 -- @param options requests, the queue; calls, name -> function: what the manager itself can
 --   be asked for; timeout of all calls, or nil; door, its connections, or nil; prepare, called
---   before the first request, or nil
+--   before the first request, or nil; ends_alone, whether it ends too when nobody refers to
+--   the queue any more, and nobody is connected
 function server.run(options)
   local requests = options.requests
   here = {
     requests = requests, get = requests.get, put = requests.put, calls = options.calls, timeout = options.timeout,
-    door = options.door, word = core.word(), number = 0, serving = true, clients = {},
+    door = options.door, ends_alone = options.ends_alone, word = core.word(), number = 0, serving = true, clients = {},
     records = weak "v", pinned = {}, of = weak "k", of_object = weak "k", idle = {}, ready = {}, later = {},
     next_lives = 0,
     unsent = {}, runners = weak "k", timed = {}, nearest = math.huge, next_look = monotonic() + SLICE,

@@ -181,7 +181,7 @@ end
 
 local function raise_task(job, k, err)
   job.errors[k] = nil
-  if type(err) == "string" then check.raise("%s", err) end
+  if type(err) == "string" then check.reraise(err) end
   error(RemoteError.of(err), 0)
 end
 

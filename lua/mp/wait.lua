@@ -35,7 +35,7 @@ local function watch(object, i)
   local kind = core.type(object)
   if kind == "mp.Connection" or queues[kind] then check_open(kind, object, i) end
   if kind == "mp.Connection" then return core.conn_fd(object) end
-  if queues[kind] then return object:fileno(), queue_ready(object), queue_ready end
+  if queues[kind] then return check.call(object.fileno, object), queue_ready(object), queue_ready end
   if kind == "mp.Process" then return process.watch(object) end
   if kind == "mp.AsyncResult" then return require "mp.result".watch(object) end
   if kind == "mp.Listener" then return require "mp.listener".watch(object) end
@@ -60,14 +60,18 @@ end
 --   descriptors (integers)
 -- @tparam[opt] number timeout seconds; nil waits for ever, 0 does not wait
 -- @treturn table array of those that are ready, in the order of `objects`; empty on time-out
--- @raise an object of another kind, or one that is closed
--- @python `multiprocessing.connection.wait`, which takes connections and sentinels
+-- @raise an object of another kind, or one that is closed; no object and no time-out
+-- @python `multiprocessing.connection.wait`, which takes connections and sentinels, and waits for ever
+--   for none
 -- @usage local a, b = mp.Queue(), mp.Queue()
 -- b:put "here"
 -- for _, q in ipairs(mp.wait({ a, b }, 10)) do print(q == b, q:get(0)) end --> true	here
 local function wait(objects, timeout)
   check.arg(1, "wait", objects, "table")
   check.timeout(2, "wait", timeout)
+  if #objects == 0 and not timeout then
+    check.arg_error(1, "wait", "there is nothing to wait for, and no time-out")
+  end
   local deadline = timeout and core.monotonic() + timeout
   local fds, now, tests = {}, {}, {}
   for i = 1, #objects do

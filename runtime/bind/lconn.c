@@ -297,6 +297,16 @@ static int conn_go_on(lua_State *L) {
   return push_on(L, c);
 }
 
+/* The encoded value at 2, with handles and connections. */
+static struct lmp_pack *pack_for_family(lua_State *L) {
+  struct lmp_pack *p = lmp_pack(L);
+  lmp_encode(L, 2, p, LMP_FAMILY | LMP_CONNECTIONS);
+  if (p->nfds > MP_CONN_FDS)
+    luaL_error(L, "cannot send %d connections in one message (%d at most)", (int)p->nfds,
+               MP_CONN_FDS);
+  return p;
+}
+
 /*** Sends a value.
  * @function Connection:send
  * @param value anything that can be marshalled, not nil (`mp.null` can be sent)
@@ -311,12 +321,13 @@ static int conn_send(lua_State *L) {
   mp_time deadline = lmp_deadline(L, 3);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   if (c->ways & NETWORK) return send_out(L, c, deadline);
-  struct lmp_pack *p = lmp_pack(L);
-  lmp_encode(L, 2, p, LMP_FAMILY | LMP_CONNECTIONS);
-  if (p->nfds > MP_CONN_FDS)
-    return luaL_error(L, "cannot send %d connections in one message (%d at most)",
-                      (int)p->nfds, MP_CONN_FDS);
+  struct lmp_pack *p = pack_for_family(L);
   int e = copy_fds(c, p);
+  if (lmp_collect_fds(L, e)) {
+    c = check_writable(L);
+    p = pack_for_family(L); /* finalizers may have used it */
+    e = copy_fds(c, p);
+  }
   if (e) return lmp_fail(L, e, "send a connection");
   if (leave_ticket(c, p) != 0) {
     drop_copies(c);

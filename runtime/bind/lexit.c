@@ -130,7 +130,8 @@ static int sentinel_gc(lua_State *L) {
 
 /* At the closing of a state the youngest finalizer runs first: what a script has made
  * after the sentinel may be gone when children are joined, which harms nobody, but not
- * the state's membership in the family. */
+ * the state's membership in the family, nor the handles that an exit hook needs: there is
+ * a new sentinel for the first start, and for each hook. */
 static void new_sentinel(lua_State *L, struct lmp_program *p) {
   if (p->sentinel && is_closing(L)) return;
   struct lmp_program **s = lua_newuserdatauv(L, sizeof *s, 0);
@@ -142,6 +143,12 @@ static void new_sentinel(lua_State *L, struct lmp_program *p) {
   lua_setmetatable(L, -2);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &sentinel_key);
   p->sentinel = s;
+}
+
+int lmp_renew_sentinel(lua_State *L) {
+  struct lmp_program *p = lmp_program(L);
+  if (!p->child) new_sentinel(L, p);
+  return 0;
 }
 
 /* ---- programs ------------------------------------------------------------------------- */

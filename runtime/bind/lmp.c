@@ -78,10 +78,19 @@ struct mp_member *lmp_member(lua_State *L) { return lmp_member_as(L, "MainProces
 
 /* ---- types ---------------------------------------------------------------------- */
 
+/* __newindex of the kinds that have no field to set. */
+static int no_field(lua_State *L) {
+  int kind = lmp_kind(L, 1);
+  return luaL_error(L, "field '%s' of %s cannot be set", luaL_tolstring(L, 2, NULL),
+                    kind < 0 ? "this object" : kind_names[kind]);
+}
+
 void lmp_type(lua_State *L, int kind, const char *name, const luaL_Reg *methods,
               const luaL_Reg *metamethods, lua_CFunction index) {
   (void)name;
   luaL_newmetatable(L, kind_names[kind]);
+  lua_pushcfunction(L, no_field);
+  lua_setfield(L, -2, "__newindex");
   luaL_setfuncs(L, metamethods, 0);
   lua_newtable(L);
   luaL_setfuncs(L, methods, 0);
@@ -264,6 +273,12 @@ int lmp_full(lua_State *L) {
                                         s.blocks[MP_KIND_PRIORITY]));
 }
 
+bool lmp_collect_fds(lua_State *L, int err) {
+  if (err != EMFILE && err != ENFILE) return false;
+  lua_gc(L, LUA_GCCOLLECT);
+  return true;
+}
+
 int lmp_fail(lua_State *L, int err, const char *what) {
   return luaL_error(L, "cannot %s: %s", what, strerror(err));
 }
@@ -370,6 +385,16 @@ static int l_collect(lua_State *L) {
   return 0;
 }
 
+/* core.public(f) -> the function under another identity: that by which messages and
+ * tracebacks find its name, which is to be the one in `mp`. */
+static int l_public(lua_State *L) {
+  lua_CFunction f = lua_tocfunction(L, 1);
+  luaL_argexpected(L, f, 1, "C function");
+  lua_pushnil(L);
+  lua_pushcclosure(L, f, 1);
+  return 1;
+}
+
 /* kind(x) -> "mp.Queue" and so on for mp's userdata, else nil. */
 static int l_kind(lua_State *L) {
   int kind = lmp_kind(L, 1);
@@ -400,6 +425,7 @@ void lmp_open_misc(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"word", l_word}, {"alive", l_alive}, {"references", l_references}, {"proxy_key", l_proxy_key},
       {"arena", l_arena}, {"collect", l_collect}, {"kind", l_kind},
+      {"public", l_public},
       {"random_state", l_random_state}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_pushlightuserdata(L, NULL);

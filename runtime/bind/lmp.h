@@ -53,7 +53,7 @@ struct mp_member *lmp_member_if(lua_State *L);
 /* Makes the metatable "mp.<Name>" of a kind: `metamethods` into it, `methods` into
  * its __index table (or, when `index` is not NULL, __index is that function with
  * the methods table as its first upvalue), `__gc` and `__close` are the caller's.
- * Adds __name, and __metatable is NOT set.  Leaves nothing on the stack. */
+ * Adds __name, and a __newindex that raises unless there is one; __metatable is NOT set.  Leaves nothing on the stack. */
 void lmp_type(lua_State *L, int kind, const char *name, const luaL_Reg *methods,
               const luaL_Reg *metamethods, lua_CFunction index);
 const char *lmp_kind_name(int kind); /* "mp.Queue" */
@@ -102,6 +102,10 @@ static inline int lmp_code(lua_State *L, const char *code) {
   lua_pushstring(L, code);
   return 2;
 }
+
+/* Whether a collection of garbage, which may hold descriptors, is worth another try.  It runs
+ * finalizers: what Lua code may have closed is to be checked again after it. */
+bool lmp_collect_fds(lua_State *L, int err);
 
 /* Raises a system failure: "cannot <what>: <strerror>"; ENOMEM of the arena says
  * "shared memory is full (N MiB in M objects)". */

@@ -179,13 +179,22 @@ static struct mp_trouble hear(struct lmp_start *s, pid_t pid, uint32_t word) {
   return t;
 }
 
+/* Why there is no child: word is 0 when it is for the family. */
+static int not_started(lua_State *L, int e, const char *name, uint32_t word) {
+  if (word == 0 && e == ENOMEM) return lmp_full(L);
+  if (word == 0 && e == EAGAIN)
+    return luaL_error(L, "cannot start process '%s': the family has %d processes already", name,
+                      MP_SLOTS - 1);
+  return lmp_fail(L, e, lua_pushfstring(L, "start process '%s'", name));
+}
+
 /* core.start(process, name, spec, f, ...): forks a child that calls f(...) and ends;
  * returns its pid.  spec: what mp/process.lua has checked. */
 static int start_process(lua_State *L) {
   struct process *p = check_process(L, 1);
   struct lmp_start s = {.L = L, .name = luaL_checkstring(L, 2), .birth.stream = {-1, -1, -1}};
   pid_t pid;
-  uint32_t word;
+  uint32_t word = UINT32_MAX;
   luaL_checktype(L, 3, LUA_TTABLE);
   luaL_checktype(L, 4, LUA_TFUNCTION);
   read_limits(L, 3, &s);
@@ -195,9 +204,13 @@ static int start_process(lua_State *L) {
   fill_coroutine(L, &s, 4);
   open_streams(L, 3, s.name, &s.birth);
   int e = start(&s, &pid, &word);
+  if (word == 0 && e == ENOMEM) { /* what Lua does not need any more may hold the memory */
+    lua_gc(L, LUA_GCCOLLECT);
+    e = start(&s, &pid, &word);
+  }
   mp_birth_close(&s.birth);
   lua_settop(s.co, 0);
-  if (e) return lmp_fail(L, e, lua_pushfstring(L, "start process '%s'", s.name));
+  if (e) return not_started(L, e, s.name, word);
   struct mp_trouble t = hear(&s, pid, word);
   if (t.err)
     return lmp_fail(L, t.err, lua_pushfstring(L, "start process '%s': %s", s.name, t.what));
@@ -428,7 +441,7 @@ static const luaL_Reg functions[] = {
   {"signal", signal_process}, {"orphans", orphans}, {"any_ended", any_ended},
   {"getpid", get_pid},
   {"cpus", cpus}, {"random", random_bytes}, {"write", write_text}, {"flush", flush},
-  {"member", member}, {"type", type_of}, {NULL, NULL}
+  {"member", member}, {"type", type_of}, {"renew_sentinel", lmp_renew_sentinel}, {NULL, NULL}
 };
 
 /* Of the command, where lua_close is wrapped: see main.c. */

@@ -83,6 +83,10 @@ void lmp_child_exit(struct lmp_program *p, int code) __attribute__((noreturn));
 /* `message` is what Ctrl-C raised. */
 bool lmp_child_interrupted(const char *message);
 
+/* core.renew_sentinel(): what the script has now is there still when the closing of the
+ * state ends the program. */
+int lmp_renew_sentinel(lua_State *L);
+
 /* The core's `exit`: os.exit without closing the state. */
 int lmp_exit(lua_State *L);
 

@@ -153,6 +153,7 @@ static const unsigned char *pack_list(lua_State *L, lua_Integer n, struct packed
     if (lua_rawgeti(L, 2, i + 1) == LUA_TNIL)
       luaL_argerror(L, 2, lua_pushfstring(L, "item %I is nil (mp.null can be put)", i + 1));
     p->nrefs = 0;
+    p->item = i + 1;
     lmp_encode(L, lua_gettop(L), p, LMP_FAMILY);
     lua_pop(L, 1);
     bool alone = p->nrefs > 0 || p->len - at > MP_INLINE_MAX;
@@ -481,6 +482,10 @@ static int l_shutdown(lua_State *L) {
 static int l_fileno(lua_State *L) {
   struct lqueue *x = check(L);
   int e = mp_queue_watch(x->q, x->h.me, &x->watcher);
+  if (lmp_collect_fds(L, e)) {
+    x = check(L);
+    e = mp_queue_watch(x->q, x->h.me, &x->watcher);
+  }
   if (e == ENOMEM) lmp_full(L);
   if (e) return lmp_fail(L, e, "make a descriptor for a queue");
   lua_pushinteger(L, x->watcher.fd);

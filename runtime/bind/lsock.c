@@ -230,6 +230,21 @@ static int open_epoll(struct sock *s) {
   return e ? e : watch_fd(s, s->fd);
 }
 
+/* At the first of the addresses that can be had.  0, or errno and nothing is left. */
+static int listen_any(struct sock *s, const struct addresses *a, int backlog) {
+  int e = EADDRNOTAVAIL;
+  for (int i = 0; i < a->n; i++) {
+    e = listen_at(s, &a->list[i].any, a->list[i].len, backlog);
+    if (e == 0) break;
+  }
+  if (e || (e = open_epoll(s)) == 0) return e;
+  mp_fd_close(&s->fd);
+  mp_fd_close(&s->ep);
+  if (s->path[0]) (void)unlink(s->path);
+  s->path[0] = 0;
+  return e;
+}
+
 /* A path in a directory of its own that only this user can enter; argument 2 becomes it. */
 static void private_path(lua_State *L, char dir[NAME_MAX_]) {
   const char *tmp = getenv("TMPDIR");
@@ -246,19 +261,16 @@ static void private_path(lua_State *L, char dir[NAME_MAX_]) {
 static int sock_listen(lua_State *L) {
   struct addresses a;
   char dir[NAME_MAX_] = "";
-  int backlog = (int)luaL_checkinteger(L, 3), e = EADDRNOTAVAIL;
+  int backlog = (int)luaL_checkinteger(L, 3);
   if (lua_isnil(L, 1) && lua_isnil(L, 2)) private_path(L, dir);
   int bad = resolve(L, &a, true);
   const char *text = address_text(L);
   if (bad) return luaL_error(L, "cannot listen at %s: %s", text, gai_strerror(bad));
   struct sock *s = new_sock(L);
-  s->dir = dir[0] != 0;
-  for (int i = 0; i < a.n; i++) {
-    e = listen_at(s, &a.list[i].any, a.list[i].len, backlog);
-    if (e == 0) break;
-  }
-  if (e == 0) e = open_epoll(s);
-  if (e && s->fd < 0 && dir[0]) (void)rmdir(dir);
+  int e = listen_any(s, &a, backlog);
+  if (lmp_collect_fds(L, e)) e = listen_any(s, &a, backlog);
+  s->dir = !e && dir[0];
+  if (e && dir[0]) (void)rmdir(dir);
   return e ? lmp_fail(L, e, lua_pushfstring(L, "listen at %s", text)) : 1;
 }
 
@@ -285,15 +297,22 @@ static int sock_renew(lua_State *L) {
   return e ? lmp_fail(L, e, "listen") : 0;
 }
 
-/* core.sock_accept(socket) -> connection, host, port; nothing when nobody is there */
-static int sock_accept(lua_State *L) {
-  struct sock *s = check(L);
-  struct sockaddr_storage room;
-  socklen_t len = sizeof room;
+/* A descriptor; -1 and errno. */
+static int accept_one(const struct sock *s, struct sockaddr_storage *room, socklen_t *len) {
   int fd;
   do {
-    fd = accept4(s->fd, (struct sockaddr *)&room, &len, SOCK_CLOEXEC);
+    *len = sizeof *room;
+    fd = accept4(s->fd, (struct sockaddr *)room, len, SOCK_CLOEXEC);
   } while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+  return fd;
+}
+
+/* core.sock_accept(socket) -> connection, host, port; nothing when nobody is there */
+static int sock_accept(lua_State *L) {
+  struct sockaddr_storage room;
+  socklen_t len;
+  int fd = accept_one(check(L), &room, &len);
+  if (fd < 0 && lmp_collect_fds(L, errno)) fd = accept_one(check(L), &room, &len);
   if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
   if ((fd = mp_fd_high(fd)) < 0) return lmp_fail(L, errno, "accept a connection");
   set_up(fd, room.ss_family);
@@ -346,6 +365,17 @@ static int connect_to(lua_State *L, struct sock *s, const struct sockaddr *any, 
   return e == EAGAIN ? ETIMEDOUT : e;
 }
 
+/* To the first of the addresses that answers.  0; ECONNREFUSED goes before other errnos. */
+static int connect_any(lua_State *L, struct sock *s, const struct addresses *a, mp_time deadline) {
+  int e = EHOSTUNREACH;
+  for (int i = 0; i < a->n; i++) {
+    int why = connect_to(L, s, &a->list[i].any, a->list[i].len, deadline);
+    if (why == 0 || e != ECONNREFUSED) e = why;
+    if (why == 0 || why == ETIMEDOUT) break;
+  }
+  return e;
+}
+
 static int not_connected(lua_State *L, int e) {
   switch (e) {
   case ECONNREFUSED: return lmp_code(L, "refused");
@@ -362,14 +392,10 @@ static int not_connected(lua_State *L, int e) {
 static int sock_connect(lua_State *L) {
   struct addresses a;
   mp_time deadline = lmp_deadline(L, 3);
-  int e = EHOSTUNREACH;
   if (resolve(L, &a, false) != 0) return lmp_code(L, "unreachable");
   struct sock *s = new_sock(L);
-  for (int i = 0; i < a.n; i++) {
-    int why = connect_to(L, s, &a.list[i].any, a.list[i].len, deadline);
-    if (why == 0 || e != ECONNREFUSED) e = why;
-    if (why == 0 || why == ETIMEDOUT) break;
-  }
+  int e = connect_any(L, s, &a, deadline);
+  if (lmp_collect_fds(L, e)) e = connect_any(L, s, &a, deadline);
   if (e) return not_connected(L, e);
   (void)fcntl(s->fd, F_SETFL, 0); /* a connection's descriptor blocks */
   set_up(s->fd, a.list[0].any.sa_family);

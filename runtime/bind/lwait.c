@@ -55,9 +55,11 @@ static int after_park(lua_State *L, int status, lua_KContext ctx) {
 /*** Sleeps.  Ctrl-C ends it with the error "interrupted!".
  * @function mp.sleep
  * @tparam number seconds fractions allowed; 0 or less returns at once
+ * @raise NaN
  * @python `time.sleep` */
 static int sleep_for(lua_State *L) {
-  (void)luaL_checknumber(L, 1);
+  lua_Number s = luaL_checknumber(L, 1);
+  luaL_argcheck(L, s == s, 1, "seconds must not be NaN");
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &park_key) == LUA_TNIL) return sleep_here(L);
   lua_pushvalue(L, 1);
   lua_callk(L, 1, 1, 0, after_park);

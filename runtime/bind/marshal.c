@@ -175,6 +175,7 @@ static inline struct lmp_pack *pack_of(lua_State *L, struct marshal *m) {
   if (m->spill_used || m->large) clean(L, m);
   m->pack.len = 0;
   m->pack.nrefs = m->pack.nfds = 0;
+  m->pack.item = 0;
   return &m->pack;
 }
 

@@ -20,7 +20,8 @@ enum { LMP_FAMILY = 0, LMP_STRING = 1, LMP_NETWORK = 2, LMP_MODE = 3,
  * of their indices in the bytes, no object twice; they are alive because the value
  * that was encoded holds them.  fds: descriptors, owned by the connections.
  * data is malloc'd: a caller that keeps the bytes while Lua code may run (the hooks
- * of a blocked send encode too) takes it and leaves NULL, len 0, cap 0. */
+ * of a blocked send encode too) takes it and leaves NULL, len 0, cap 0.
+ * item: which item of a list the value is, for paths in messages; 0: of none. */
 struct lmp_pack {
   unsigned char *data;
   size_t len, cap;
@@ -28,6 +29,7 @@ struct lmp_pack {
   uint32_t nrefs, caprefs;
   int *fds;
   uint32_t nfds, capfds;
+  lua_Integer item;
 };
 
 /* The pack of this state, empty (len 0).  Memory above 1 MiB is given back by the

@@ -179,6 +179,10 @@ static void make_path(const struct enc *e, struct path *p, size_t depth) {
   p->n = 0;
   p->compound = false;
   add(p, "value", 5);
+  if (e->p->item) {
+    char c[32];
+    add(p, c, (size_t)snprintf(c, sizeof c, "[%lld]", (long long)e->p->item));
+  }
   for (size_t k = 0; k < depth; k++) {
     if (k == HEAD && depth > HEAD + TAIL) {
       char c[64];

@@ -826,7 +826,10 @@ int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *
     mp_collect(m);
     e = bear(m, name, word);
   }
-  if (e) return e;
+  if (e) {
+    *word = 0;
+    return e;
+  }
   our_fork = true;
   pid_t p = fork();
   e = errno;

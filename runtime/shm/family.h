@@ -87,7 +87,8 @@ void mp_member_close(struct mp_member *m, int exit);
 
 /* fork(2) into the family: as `fork`, and the child has a slot of its own with
  * the same references.  `m` becomes the child's member in the child.  `*word`: the
- * child's lock word, in the parent.  All signals must be blocked.  In the child
+ * child's lock word, in the parent; 0 when the family has no slot (EAGAIN) or no shared memory
+ * (ENOMEM) for it, something else when it is the kernel that refuses.  All signals must be blocked.  In the child
  * returns 0 in *pid; if the family does not know it any more it exits. */
 int mp_member_fork(struct mp_member *m, const char *name, pid_t *pid, uint32_t *word);
 

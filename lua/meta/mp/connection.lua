@@ -84,7 +84,7 @@ function mp.Pipe(duplex) end
 --- Waits for connections, from mplua or Python's multiprocessing.
 ---@class mp.Listener
 ---@field address mp.Address where it listens; a port of 0 is replaced by the one that it got
----@field last_accepted mp.Address|nil who was accepted last
+---@field last_accepted mp.Address|nil who was accepted last; "" who has no address
 local Listener = {}
 
 --- Waits for the next connection.

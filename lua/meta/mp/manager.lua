@@ -108,16 +108,18 @@ function Manager:JoinableQueue(maxsize) end
 --- Makes a number or byte.
 ---@param typecode mp.Typecode
 ---@param value? number|string default: 0
+---@param options? mp.CellOptions
 ---@return mp.ValueProxy value
 ---@nodiscard
-function Manager:Value(typecode, value) end
+function Manager:Value(typecode, value, options) end
 
 --- Makes an array of numbers or bytes.
 ---@param typecode mp.Typecode
 ---@param list integer|number[]|string[]|string a size (zeros), or the elements; a string for typecode "c" only
+---@param options? mp.CellOptions
 ---@return mp.ArrayProxy array
 ---@nodiscard
-function Manager:Array(typecode, list) end
+function Manager:Array(typecode, list, options) end
 
 --- Makes a pool of workers, which are the server's.
 ---@param options? integer|mp.PoolOptions
@@ -337,8 +339,9 @@ function SetProxy:update(other) end
 ---@class mp.SemaphoreProxy : mp.SemaphoreMethods
 local SemaphoreProxy = {}
 
---- Gives a permit back; anybody may.
-function SemaphoreProxy:release() end
+--- Gives permits back; anybody may.
+---@param n? integer how many; default: 1
+function SemaphoreProxy:release(n) end
 
 --- A Condition of a manager.
 ---@class mp.ConditionProxy : mp.ConditionMethods

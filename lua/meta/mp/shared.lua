@@ -88,28 +88,28 @@ function ArrayMethods:totable() end
 ---@nodiscard
 function ArrayMethods:bytes() end
 
---- Numbers or bytes that processes share.
----@class mp.Array : mp.ArrayMethods
-local Array = {}
-
 --- Adds to an element in one step. Raises, and changes nothing, when the sum does not fit.
 ---@param i integer
 ---@param n number
 ---@return number sum
-function Array:add(i, n) end
+function ArrayMethods:add(i, n) end
 
 --- Replaces an element by what f makes of it, in one step. Without a lock f may be called again.
 ---@param i integer
 ---@param f fun(value: number|string): number|string
 ---@return number|string value the new one
-function Array:update(i, f) end
+function ArrayMethods:update(i, f) end
 
 --- Replaces an element if it is `old`.
 ---@param i integer
 ---@param old number|string
 ---@param new number|string
 ---@return boolean done whether it was `old`
-function Array:compare_exchange(i, old, new) end
+function ArrayMethods:compare_exchange(i, old, new) end
+
+--- Numbers or bytes that processes share.
+---@class mp.Array : mp.ArrayMethods
+local Array = {}
 
 --- The lock that every operation takes. Raises when it was made without one.
 ---@return mp.RLock lock
