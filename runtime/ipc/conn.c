@@ -18,7 +18,7 @@
 #define AHEAD (256ull << 20)      /* a blocked send starts no message beyond this */
 #define SEND_BUFFER (1024 * 1024) /* asked for; the system's limit is mostly lower */
 #define SOON_NS (150 * 1000)      /* a sleep that was shorter was not worth it */
-#define LOOK_FULL_US 50
+#define LOOK_FULL_US MP_LOOK_US
 
 /* -- opening and closing -- */
 

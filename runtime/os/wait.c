@@ -7,8 +7,9 @@
 #include <unistd.h>
 
 /* Looking costs the processor at most this long a wait; sleeping and being woken
- * costs about 35 us each way, so looking longer than twice that cannot pay. */
-#define LOOK_MAX_US 50
+ * costs about 35 us each way: who looks for as long has lost at most twice what he would
+ * have lost by sleeping at once. */
+#define LOOK_MAX_US MP_LOOK_US
 #define LOOK_MIN_US 2
 #define LOOK_YIELDS_A_CLOCK 4 /* yields between two looks at the clock */
 

@@ -28,6 +28,9 @@ struct mp_waitq {
   _Atomic uint32_t asleep;
 };
 
+/* The longest look, in microseconds: as long as being woken takes. */
+#define MP_LOOK_US 35
+
 /* In private memory, one per handle: does looking pay here? */
 struct mp_look {
   uint32_t budget_us; /* 0 = not yet set */
@@ -51,7 +54,7 @@ static inline void mp_waitq_wake(struct mp_waitq *q, int n) {
 }
 
 /* Looks for `test(arg)` with sched_yield between, for a time that is learnt in
- * `look` (at most about 50 microseconds); true as soon as the test is. */
+ * `look` (at most MP_LOOK_US microseconds); true as soon as the test is. */
 bool mp_look_for(struct mp_look *look, bool (*test)(const void *), const void *arg);
 
 /* futex(2) on a word of shared memory: sleeps while *word == seen until
