@@ -57,7 +57,7 @@ WARN := -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-pro
 # quote,TEXT: one word for sh.
 quote = '$(subst ','\'',$(1))'
 # The directory of the build is in nothing that it makes: see `make reproducible`.
-COMPILE := $(CC) $(STD) $(OPT) -g $(WARN) -fPIC -fvisibility=hidden $(SANFLAGS) \
+COMPILE := $(CC) $(STD) $(OPT) -g -fno-asynchronous-unwind-tables $(WARN) -fPIC -fvisibility=hidden $(SANFLAGS) \
   -ffile-prefix-map=$(call quote,$(CURDIR)=.) -I$(LUA_INC) $(CPPFLAGS) $(CFLAGS)
 LIBS := -ldl -lm -lpthread
 

@@ -59,7 +59,10 @@ local function bytes(text)
   return table.concat(lines, ",\n")
 end
 
-local parts = { '/* Made by runtime/embed.lua. */\n#include "embedded.h"\n' }
+-- In a section of its own: it is read once, and a process that reads what lies beside it is not to
+-- have it in memory.
+local parts = { '/* Made by runtime/embed.lua. */\n#include "embedded.h"\n'
+  .. '#define MODULE_TEXT static const unsigned char __attribute__((section("mplua_text")))\n' }
 local entries = {}
 for i = 3, #arg do
   local path = arg[i]
@@ -69,7 +72,7 @@ for i = 3, #arg do
   local short_text = without_comments(text)
   assert(string.dump(assert(load(short_text, "@" .. path, "t"))) == string.dump(f), path)
   local name = short:gsub("%.lua$", ""):gsub("/init$", ""):gsub("/", ".")
-  parts[#parts + 1] = ("static const unsigned char m%d[] = {\n%s};\n"):format(i, bytes(short_text))
+  parts[#parts + 1] = ("MODULE_TEXT m%d[] = {\n%s};\n"):format(i, bytes(short_text))
   entries[#entries + 1] = ('  {"%s", "@%s", (const char *)m%d, sizeof m%d},\n')
     :format(name, short, i, i)
 end

@@ -535,12 +535,25 @@ local function start_helper(name, place, index, options, f)
   return state.handle, check.call(core.start, state.handle, name, options, bootstrap, self)
 end
 
+local SMALL_HEAP = 4096 -- KiB: collected in two milliseconds
+local tidied = false
+
+-- Before the first fork of a helper, whose modules were just loaded: what reading them has left
+-- behind need not be shared with it, nor a collection that is under way be gone through by
+-- both. Of a large heap it would take too long.
+local function tidy_once()
+  if tidied then return end
+  tidied = true
+  if collectgarbage "count" < SMALL_HEAP then collectgarbage() end
+end
+
 -- Starts the nursery of a pool: a child that scripts do not see. It is in no list, has no
 -- number among the Processes, is neither joined nor ended when this process ends, logs
 -- nothing, and Ctrl-C is nothing to it.
 -- f: what it does
 -- Returns core process, pid
 function process.start_nursery(f)
+  tidy_once()
   hidden = hidden + 1
   local place = current._mp.place
   return start_helper("PoolNursery-" .. place_of(hidden), place, -hidden, NURSERY, f)
@@ -552,6 +565,7 @@ end
 -- Returns core process, pid, name
 function process.start_server(name, f)
   reap_all()
+  tidy_once()
   servers = servers + 1
   name = name .. "-" .. place_of(servers)
   local handle, pid = start_helper(name, current._mp.place, -servers, SERVER, f)
