@@ -1,6 +1,6 @@
 /* mplua: processes for Lua 5.4, in a C or C++ program.
  *
- * 1. A Lua state with `require "mp"`
+ * ## A Lua state with `require "mp"`
  *
  *     lua_State *L = luaL_newstate();
  *     luaL_openlibs(L);
@@ -9,7 +9,7 @@
  *     mplua_shutdown(L);
  *     lua_close(L);
  *
- * 2. Threads of the host and Lua workers, without a Lua state in the host's hands
+ * ## Threads of the host and Lua workers, without a Lua state in the host's hands
  *
  *     mplua_pool *pool;
  *     mplua_value n = mplua_integer(30), *v;
@@ -25,9 +25,9 @@
  *     mplua_pool_close(&pool);
  *
  * and mplua_queue_* for queues that are shared with Lua processes.  Compile with
- * $(pkg-config --cflags --libs mplua).
+ * `$(pkg-config --cflags --libs mplua)`.
  *
- * What the library does to its host
+ * ## What the library does to its host
  *
  * Nothing that a guest should not.  It installs no signal handler, does not look at
  * SIGCHLD (which may be ignored or handled), waits for no process that it did not start,
@@ -37,7 +37,7 @@
  * still and its descriptor, and an exit handler (so a library that was loaded by dlopen
  * stays loaded).
  *
- * Threads
+ * ## Threads
  *
  * A Lua state is used by one thread at a time, as with Lua itself; several states may be
  * used side by side, opened and closed in any thread.  mplua_queue_* and mplua_pool_* may
@@ -47,7 +47,7 @@
  * thread inside the library, and do not call it from a signal handler: it may hold a lock
  * that others need.
  *
- * Processes, and what a child of a host with threads may do
+ * ## Processes, and what a child of a host with threads may do
  *
  * Processes are made by fork, also those of a pool: a child begins as a copy of the
  * thread that forks, and of no other one.  It runs Lua code and never returns into the
@@ -56,17 +56,20 @@
  * a lock of the host, or of a library of the host's, that another thread held at that
  * moment stays locked in the child.  So Lua functions of yours that take locks must not
  * be called there, unless pthread_atfork keeps them in order; os.date and os.time with
- * a table, os.setlocale, and dlopen (require of C modules) use locks of the C library
- * itself: call them once in the pool's setup, or start processes before threads.
- *   In a child all pools, and all Lua states of other threads, are refused by an error
+ * a table, os.setlocale, and dlopen (require of C modules) take locks of the C library
+ * itself: load modules in a pool's setup, and start processes before threads that use
+ * these.
+ *
+ * In a child all pools, and all Lua states of other threads, are refused by an error
  * (MPLUA_EFORK; in Lua "this process was forked by other means than mp"); so is everything
  * in a process that the host has forked itself.  Queues can be used there.
- *   Children end with the process that started them, not with the thread that did, however
+ *
+ * Children end with the process that started them, not with the thread that did, however
  * it ends.  (Only when the host leaves main by pthread_exit, the children that its first
  * thread had started end with that thread.)  A host that handles signal SIGRTMAX-1 in its
  * children by other means takes that from those that were started by other threads.
  *
- * Errors
+ * ## Errors
  *
  * Functions that return int return MPLUA_OK or one of the codes below; mplua_strerror gives
  * a text for the code, mplua_errmsg what went wrong last in the calling thread, in full.
