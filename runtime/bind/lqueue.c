@@ -7,7 +7,7 @@
  * @module queue */
 #include "../ipc/queue.h"
 #include "lmp.h"
-#include "marshal.h"
+#include "marshal_stream.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -49,6 +49,20 @@ static void check_item(lua_State *L, int arg) {
   if (lua_isnoneornil(L, arg)) luaL_argerror(L, arg, "nil cannot be put (mp.null can)");
 }
 
+#define SHORT_STRING 255 /* copied twice rather than encoded with all that belongs to it */
+#define SMALL (2 + SHORT_STRING > LMP_SMALL ? 2 + SHORT_STRING : LMP_SMALL)
+
+/* Writes the item to `to` (SMALL bytes) when it is a small scalar; its length, else 0. */
+static inline size_t small_item(lua_State *L, int arg, unsigned char *to) {
+  size_t n;
+  if (lua_type(L, arg) != LUA_TSTRING) return lmp_small_to(L, arg, to);
+  const char *s = lua_tolstring(L, arg, &n);
+  if (n > SHORT_STRING) return 0;
+  size_t head = lmp_head_of_string(to, n);
+  memcpy(to + head, s, n);
+  return head + n;
+}
+
 /* A large string is copied from where Lua has it. */
 static struct mp_message pack_item(lua_State *L, int arg, unsigned char *head) {
   struct mp_message m = {0};
@@ -80,9 +94,11 @@ static int put_message(lua_State *L, struct lqueue *x, const struct mp_message *
 
 /* Puts the value at `arg`: 0, EAGAIN or EPIPE. */
 static int put_value(lua_State *L, struct lqueue *x, int arg, double priority, mp_time deadline) {
-  unsigned char head[9];
+  unsigned char head[SMALL];
+  size_t small = small_item(L, arg, head);
   for (bool collected = false;;) {
-    struct mp_message m = pack_item(L, arg, head);
+    struct mp_message m = {.data = head, .len = small};
+    if (small == 0) m = pack_item(L, arg, head);
     m.priority = priority;
     int e = put_message(L, x, &m, deadline);
     if (e != ENOMEM && e != EINTR) return e;
