@@ -170,7 +170,10 @@ static const unsigned char *pack_list(lua_State *L, lua_Integer n, struct packed
       luaL_argerror(L, 2, lua_pushfstring(L, "item %I is nil (mp.null can be put)", i + 1));
     p->nrefs = 0;
     p->item = i + 1;
-    lmp_encode(L, lua_gettop(L), p, LMP_FAMILY);
+    unsigned char *to = lmp_room(L, p, LMP_SMALL);
+    size_t small = lmp_small_to(L, -1, to);
+    if (small) p->len += small;
+    else lmp_encode(L, lua_gettop(L), p, LMP_FAMILY);
     lua_pop(L, 1);
     bool alone = p->nrefs > 0 || p->len - at > MP_INLINE_MAX;
     items[i].at = at;
@@ -363,8 +366,10 @@ static lua_Integer append_batch(lua_State *L, struct lqueue *x, lua_Integer n, l
   const unsigned char *at = buf;
   note_got(x);
   for (uint32_t i = 0; i < k; at += lens[i++]) {
-    struct lmp_unpack u = {.data = at, .len = lens[i]};
-    lmp_decode(L, &u);
+    if (lmp_small_push(L, at, lens[i]) != lens[i]) {
+      struct lmp_unpack u = {.data = at, .len = lens[i]};
+      lmp_decode(L, &u);
+    }
     lua_rawseti(L, -2, ++n);
   }
   return n;

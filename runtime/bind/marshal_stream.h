@@ -48,39 +48,51 @@ static inline void lmp_stream_put(lua_State *L, int idx, struct lmp_pack *p) {
   else lmp_stream_put_large(L, idx, p);
 }
 
+/* Pushes a small scalar that begins at p, `left` bytes before the end; how many it has.  0: it is
+ * something else, and nothing is pushed. */
+static inline size_t lmp_small_push(lua_State *L, const unsigned char *p, size_t left) {
+  unsigned tag = left ? *p : TAG_END;
+  if (tag < TAG_STR) {
+    lua_pushinteger(L, (lua_Integer)tag);
+    return 1;
+  }
+  if (tag < TAG_NIL && left > tag - TAG_STR) {
+    size_t n = tag - TAG_STR;
+    lua_pushlstring(L, (const char *)p + 1, n);
+    return 1 + n;
+  }
+  if (tag == TAG_F8 && left > 8) {
+    lua_pushnumber(L, get_float(p + 1));
+    return 9;
+  }
+  if (tag == TAG_U2 && left > 2) {
+    lua_pushinteger(L, get16(p + 1));
+    return 3;
+  }
+  if (tag == TAG_U4 && left > 4) {
+    lua_pushinteger(L, get32(p + 1));
+    return 5;
+  }
+  if (tag == TAG_NIL) {
+    lua_pushnil(L);
+    return 1;
+  }
+  if (tag == TAG_FALSE || tag == TAG_TRUE) {
+    lua_pushboolean(L, tag == TAG_TRUE);
+    return 1;
+  }
+  return 0;
+}
+
 /* Any other value; see lmp_stream_push. */
 void lmp_stream_push_large(lua_State *L, struct lmp_stream *s);
 
 /* Pushes the next value and moves on, also when it raises because the value cannot be
  * read (a module that is not there).  What comes next must be no FAILED. */
 static inline void lmp_stream_push(lua_State *L, struct lmp_stream *s) {
-  const unsigned char *p = s->at;
-  size_t left = (size_t)(s->end - p);
-  unsigned tag = left ? *p : TAG_END;
-  if (tag < TAG_STR) {
-    s->at = p + 1;
-    lua_pushinteger(L, (lua_Integer)tag);
-  } else if (tag < TAG_NIL && left > tag - TAG_STR) {
-    size_t n = tag - TAG_STR;
-    s->at = p + 1 + n;
-    lua_pushlstring(L, (const char *)p + 1, n);
-  } else if (tag == TAG_F8 && left > 8) {
-    s->at = p + 9;
-    lua_pushnumber(L, get_float(p + 1));
-  } else if (tag == TAG_U2 && left > 2) {
-    s->at = p + 3;
-    lua_pushinteger(L, get16(p + 1));
-  } else if (tag == TAG_U4 && left > 4) {
-    s->at = p + 5;
-    lua_pushinteger(L, get32(p + 1));
-  } else if (tag == TAG_NIL) {
-    s->at = p + 1;
-    lua_pushnil(L);
-  } else if (tag == TAG_FALSE || tag == TAG_TRUE) {
-    s->at = p + 1;
-    lua_pushboolean(L, tag == TAG_TRUE);
-  } else
-    lmp_stream_push_large(L, s);
+  size_t n = lmp_small_push(L, s->at, (size_t)(s->end - s->at));
+  if (n) s->at += n;
+  else lmp_stream_push_large(L, s);
 }
 
 static inline bool lmp_stream_failed(const struct lmp_stream *s) {
