@@ -55,10 +55,10 @@
  * C library sees to that), and so does everything of Lua's own libraries and of mp, but:
  * a lock of the host, or of a library of the host's, that another thread held at that
  * moment stays locked in the child.  So Lua functions of yours that take locks must not
- * be called there, unless pthread_atfork keeps them in order; os.date and os.time with
- * a table, os.setlocale, and dlopen (require of C modules) take locks of the C library
- * itself: load modules in a pool's setup, and start processes before threads that use
- * these.
+ * be called there, unless pthread_atfork keeps them in order.  os.date and os.time with
+ * a table, os.setlocale, messages of io.open and the like, io.popen, names of hosts in
+ * mp.Client, and require of C modules take locks of the C library itself: load modules in
+ * a pool's setup, and start processes before threads that use these.
  *
  * In a child all pools, and all Lua states of other threads, are refused by an error
  * (MPLUA_EFORK; in Lua "this process was forked by other means than mp"); so is everything
@@ -66,8 +66,8 @@
  *
  * Children end with the process that started them, not with the thread that did, however
  * it ends.  (Only when the host leaves main by pthread_exit, the children that its first
- * thread had started end with that thread.)  A host that handles signal SIGRTMAX-1 in its
- * children by other means takes that from those that were started by other threads.
+ * thread had started end with that thread.)  Children of other threads learn of it by signal
+ * SIGRTMAX-1: one that is stopped then (SIGSTOP) ends when it is continued.
  *
  * ## Errors
  *
@@ -265,8 +265,8 @@ MPLUA_API int mplua_queue_task_done(mplua_queue *q);
 /* Waits until all items that were put are done with, or gone with processes that died. */
 MPLUA_API int mplua_queue_join(mplua_queue *q, double timeout);
 /* A descriptor that polls readable while items wait: for this thread, until it ends or the
- * queue is closed.  It may be readable in vain; get with time-out 0 then says
- * MPLUA_ETIMEOUT, and it is readable no more. */
+ * queue is closed (take it out of your epoll before).  It may be readable in vain; get with
+ * time-out 0 then says MPLUA_ETIMEOUT, and it is readable no more. */
 MPLUA_API int mplua_queue_fileno(mplua_queue *q, int *fd);
 
 /* ---- pools ---------------------------------------------------------------------- */

@@ -41,6 +41,7 @@ end
 local function start_nursery(self)
   local spec = self.spec
   self.handle = process.start_nursery(function() return nursery.run(spec) end)
+  self.nurseries = self.nurseries + 1
 end
 
 --- Starts the workers.
@@ -56,7 +57,7 @@ function engine.new(options)
   local base = take_numbers(n)
   local self = setmetatable({
     pool = check.call(core.pool, n, prefix, base), owner = core.getpid(), looked = monotonic(),
-    closed = false, ended = false, gone = false, restarts = 0, handle = nil, spec = nil,
+    closed = false, ended = false, gone = false, restarts = 0, nurseries = 0, handle = nil, spec = nil,
     watched = false,
   }, Engine)
   self.spec = {
@@ -153,7 +154,8 @@ end
 local function go_on(self, jobs, deadline, kind)
   local over = kind == nil
   if self.watched then core.pool_calm(self.pool) end
-  if over and monotonic() - self.looked < SLICE then return end
+  -- (Who waits for a descriptor may not come again before something is told there.)
+  if over and not self.watched and monotonic() - self.looked < SLICE then return end
   repeat
     tend(self)
     local left = (over or self.ended) and 0 or deadline and deadline - monotonic()

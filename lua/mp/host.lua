@@ -44,12 +44,14 @@ function host.run(text, ...) return compile(text)(...) end
 local Host = {}
 Host.__index = Host
 
---- Runs the setup, then starts the workers.
+--- Runs the setup of a pool.
+-- @param text Lua text
+function host.setup(text) assert(load(text, "=setup", "t"))() end
+
+--- Starts the workers.
 -- @param options those of mp.Pool
 -- @param task_timeout seconds, or nil
--- @param setup Lua text, or nil
-function host.new(options, task_timeout, setup)
-  if setup then assert(load(setup, "=setup", "t"))() end
+function host.new(options, task_timeout)
   return setmetatable({
     pool = pool.Pool(options), opts = { task_timeout = task_timeout },
     ready = {}, first = 1, last = 0,
@@ -96,11 +98,12 @@ function Host:take()
 end
 
 --- The descriptors that tell of news: of results, of the end of the process that forks
--- the workers. The second one changes when that was replaced.
+-- the workers; how many such there were; whether something waits for memory, which nobody tells.
 function Host:filenos()
-  local engine = self.pool._mp.engine
+  local st = self.pool._mp
+  local engine = st.engine
   local ok, watch = pcall(core.watch, engine.handle)
-  return engine:fileno(), ok and watch or -1
+  return engine:fileno(), ok and watch or -1, engine.nurseries, st.hungry
 end
 
 --- Ends the workers.

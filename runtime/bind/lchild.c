@@ -116,7 +116,7 @@ static void put_off_collection(lua_State *L) {
 
 static void print_trouble(const char *name, const struct mp_trouble *t) {
   char text[128];
-  snprintf(text, sizeof text, "cannot %s: %s", t->what, strerror(t->err));
+  snprintf(text, sizeof text, "cannot %s: %s", t->what, mp_error_text(t->err));
   print_bare(name, text);
 }
 

@@ -6,6 +6,7 @@
  * program belongs to end it: a fork by other means has another pid.
  */
 #include "lprocess.h"
+#include "../os/guard.h"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@ static const char program_key, core_key, sentinel_key; /* in the registry */
 
 static struct lmp_program *programs; /* of this process */
 static pthread_mutex_t programs_lock = PTHREAD_MUTEX_INITIALIZER;
+__attribute__((constructor)) static void guard(void) { mp_guard(MP_GUARD_PROGRAMS, &programs_lock); }
 static pid_t watched;                /* the process that has our exit handler in front */
 static pid_t child_pid;              /* this process, when it is a child */
 
@@ -155,7 +157,7 @@ int lmp_renew_sentinel(lua_State *L) {
 
 /* on_exit keeps a pointer into this library: it must stay when a host's lua_close
  * unloads its modules. */
-static void stay_loaded(void) {
+void lmp_stay_loaded(void) {
   Dl_info info;
   if (dladdr(&program_key, &info) && info.dli_fname)
     (void)dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
@@ -163,7 +165,7 @@ static void stay_loaded(void) {
 
 static void watch_exit(void) {
   if (watched == getpid()) return;
-  if (watched == 0) stay_loaded();
+  if (watched == 0) lmp_stay_loaded();
   watched = getpid();
   (void)on_exit(on_exit_of_process, NULL);
 }
@@ -197,7 +199,6 @@ void lmp_program_prepare(lua_State *L, struct lmp_program *p) {
 }
 
 void lmp_program_settle(struct lmp_program *p) {
-  programs_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
   p->next = NULL;
   programs = p;
   p->pid = child_pid = getpid();

@@ -5,6 +5,7 @@
  * finds the handle of an object that the state has already, by offset and part.
  */
 #include "lmp.h"
+#include "../os/guard.h"
 #include <errno.h>
 #include <lualib.h>
 #include <pthread.h>
@@ -30,12 +31,14 @@ static const char *const kind_names[LMP_KINDS] = {
 
 const char *lmp_kind_name(int kind) { return kind_names[kind]; }
 
+static pthread_mutex_t openers_lock = PTHREAD_MUTEX_INITIALIZER;
+__attribute__((constructor)) static void guard(void) { mp_guard(MP_GUARD_OPENERS, &openers_lock); }
+
 /* Every state sets the same; under a lock, since states may be opened side by side. */
 void lmp_opener_set(int kind, const struct lmp_opener *o) {
-  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-  pthread_mutex_lock(&lock);
+  pthread_mutex_lock(&openers_lock);
   if (openers[kind].size != o->size) openers[kind] = *o;
-  pthread_mutex_unlock(&lock);
+  pthread_mutex_unlock(&openers_lock);
 }
 
 /* ---- the member ---------------------------------------------------------------- */
@@ -52,7 +55,12 @@ struct mp_member *lmp_member_if(lua_State *L) {
   return m && m->slot ? m : NULL;
 }
 
+static void refuse_fork(lua_State *L) {
+  luaL_error(L, "this process was forked by other means than mp: mp cannot be used in it");
+}
+
 static struct mp_member *join_family(lua_State *L, const char *name) {
+  if (mp_forked_by_others()) refuse_fork(L);
   struct mp_member *m = lua_newuserdatauv(L, sizeof *m, 0);
   memset(m, 0, sizeof *m);
   lua_createtable(L, 0, 1);
@@ -69,8 +77,7 @@ static struct mp_member *join_family(lua_State *L, const char *name) {
 struct mp_member *lmp_member_as(lua_State *L, const char *name) {
   struct mp_member *m = lmp_member_if(L);
   if (!m) m = join_family(L, name);
-  if (m->stranger)
-    luaL_error(L, "this process was forked by other means than mp: mp cannot be used in it");
+  if (m->stranger) refuse_fork(L);
   return m;
 }
 
@@ -112,8 +119,7 @@ int lmp_kind(lua_State *L, int idx) {
 void *lmp_check(lua_State *L, int idx, int kind) {
   struct lmp_handle *h = lmp_test(L, idx, kind);
   if (!h) luaL_typeerror(L, idx, kind_names[kind]);
-  if (h->me->stranger)
-    luaL_error(L, "this process was forked by other means than mp: mp cannot be used in it");
+  if (h->me->stranger) refuse_fork(L);
   if (!h->obj)
     luaL_argerror(L, idx, lua_pushfstring(L, "the %s is closed", kind_names[kind]));
   return h;
@@ -280,7 +286,7 @@ bool lmp_collect_fds(lua_State *L, int err) {
 }
 
 int lmp_fail(lua_State *L, int err, const char *what) {
-  return luaL_error(L, "cannot %s: %s", what, strerror(err));
+  return luaL_error(L, "cannot %s: %s", what, mp_error_text(err));
 }
 
 /* ---- pauses ------------------------------------------------------------------------------ */

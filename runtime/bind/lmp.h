@@ -3,6 +3,7 @@
  */
 #ifndef LMP_H
 #define LMP_H
+#include "../os/error.h"
 #include "../shm/family.h"
 #include <lauxlib.h>
 #include <lua.h>

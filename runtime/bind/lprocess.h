@@ -36,6 +36,8 @@ struct lmp_program {
 
 struct lmp_program *lmp_program(lua_State *L);
 void lmp_push_core(lua_State *L);
+/* What has handlers in this process cannot be unloaded. */
+void lmp_stay_loaded(void);
 /* What the library makes and ends itself is not ended by exit(3), which another thread may
  * call. */
 void lmp_program_hide(lua_State *L);

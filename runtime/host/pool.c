@@ -15,18 +15,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
-/* lock: for all that follows.  watched: what epoll looks at of the state's: its reports,
- * and who forks the workers, -1 for none.  set: the eventfd is.  pending: tasks whose result
- * was not taken. */
+#define HUNGRY_NS 10000000 /* between two tries while shared memory is full, as in mp/pump.lua */
+#define WORKERS_MAX 4000   /* as in mp/pool.lua */
+
+/* lock: for all that follows.  nursery: a pidfd of who forks the workers, number
+ * `nurseries`, -1 for none; a copy, since epoll forgets what was closed only when no child
+ * has it either, and can be told to only while it is open.  set: the eventfd is.  timer:
+ * when to come again although nothing tells, -1 before it is needed.  pending: tasks whose
+ * result was not taken. */
 struct mplua_pool {
   pid_t pid;
   int epoll;
   pthread_mutex_t lock;
   lua_State *L;
-  int event, watched[2];
+  int event, timer, nursery;
+  lua_Integer nurseries;
   bool set;
   uint64_t tasks;
   size_t pending;
@@ -42,19 +50,27 @@ static void set_field(lua_State *L, const char *name, lua_Integer n) {
   lua_setfield(L, -2, name);
 }
 
-/* options: makes the pool, leaves its mp.host. */
+/* options, where to note that what fails now is not the host's Lua code: makes the pool,
+ * leaves its mp.host. */
 static int make(lua_State *L) {
   const mplua_pool_options *o = lua_touserdata(L, 1);
+  int *code = lua_touserdata(L, 2);
   luaL_openlibs(L);
   mplua_openlibs(L);
   lua_pushcfunction(L, luaopen_mp);
   lua_call(L, 0, 0);
   lmp_program_hide(L);
   if (o->open) o->open(L, o->arg);
-  lua_settop(L, 1);
+  lua_settop(L, 2);
   lua_getglobal(L, "require");
   lua_pushliteral(L, "mp.host");
   lua_call(L, 1, 1);
+  if (o->setup) {
+    lua_getfield(L, -1, "setup");
+    lua_pushstring(L, o->setup);
+    lua_call(L, 1, 0);
+  }
+  *code = MPLUA_ESYSTEM;
   lua_getfield(L, -1, "new");
   lua_newtable(L);
   set_field(L, "processes", o->processes);
@@ -62,8 +78,7 @@ static int make(lua_State *L) {
   set_field(L, "maxtasksperchild", o->maxtasksperchild);
   if (o->task_timeout > 0) lua_pushnumber(L, o->task_timeout);
   else lua_pushnil(L);
-  lua_pushstring(L, o->setup);
-  lua_call(L, 3, 1);
+  lua_call(L, 2, 1);
   return 1;
 }
 
@@ -131,11 +146,19 @@ static int ready(lua_State *L) {
   return 0;
 }
 
+struct news {
+  int reports, nursery;
+  lua_Integer nurseries;
+  bool hungry;
+};
+
 static int filenos(lua_State *L) {
-  int *fds = lua_touserdata(L, 2);
-  call_host(L, "filenos", 2);
-  fds[0] = (int)lua_tointeger(L, -2);
-  fds[1] = (int)lua_tointeger(L, -1);
+  struct news *n = lua_touserdata(L, 2);
+  call_host(L, "filenos", 4);
+  n->reports = (int)lua_tointeger(L, -4);
+  n->nursery = (int)lua_tointeger(L, -3);
+  n->nurseries = lua_tointeger(L, -2);
+  n->hungry = lua_toboolean(L, -1);
   return 0;
 }
 
@@ -162,16 +185,39 @@ static int watch(mplua_pool *p, int fd) {
   return errno;
 }
 
-/* What was closed epoll has forgotten by itself. */
-static int rewatch(mplua_pool *p) {
-  int now[2] = {-1, -1};
-  int code = call(p, filenos, now, MPLUA_ESYSTEM);
-  for (int i = 0; i < 2 && !code; i++) {
-    int e = watch(p, now[i]);
-    if (e) code = lmp_host_fail(MPLUA_ESYSTEM, "cannot watch a pool: %s", strerror(e));
-    else p->watched[i] = now[i];
+static void unwatch_nursery(mplua_pool *p) {
+  if (p->nursery >= 0) (void)epoll_ctl(p->epoll, EPOLL_CTL_DEL, p->nursery, NULL);
+  mp_fd_close(&p->nursery);
+}
+
+static int watch_nursery(mplua_pool *p, const struct news *n) {
+  if (n->nurseries == p->nurseries) return 0;
+  unwatch_nursery(p);
+  p->nurseries = n->nurseries;
+  p->nursery = n->nursery < 0 ? -1 : fcntl(n->nursery, F_DUPFD_CLOEXEC, 10);
+  return watch(p, p->nursery);
+}
+
+/* What waits for shared memory is tried again soon; nothing tells when. */
+static int set_timer(mplua_pool *p, bool on) {
+  struct itimerspec t = {.it_value = {.tv_nsec = on ? HUNGRY_NS : 0}};
+  if (p->timer < 0 && !on) return 0;
+  if (p->timer < 0) {
+    p->timer = mp_fd_high(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (p->timer < 0) return errno;
   }
-  return code;
+  (void)timerfd_settime(p->timer, 0, &t, NULL);
+  return watch(p, p->timer);
+}
+
+static int rewatch(mplua_pool *p) {
+  struct news n = {-1, -1, 0, false};
+  int code = call(p, filenos, &n, MPLUA_ESYSTEM);
+  if (code) return code;
+  int e = watch(p, n.reports);
+  if (!e) e = watch_nursery(p, &n);
+  if (!e) e = set_timer(p, n.hungry);
+  return e ? lmp_host_fail(MPLUA_ESYSTEM, "cannot watch a pool: %s", mp_error_text(e)) : MPLUA_OK;
 }
 
 /* The eventfd tells of results that lie here. */
@@ -189,6 +235,8 @@ static void discard(mplua_pool *p) {
     mplua_shutdown(p->L);
     lua_close(p->L);
   }
+  unwatch_nursery(p);
+  mp_fd_close(&p->timer);
   mp_fd_close(&p->event);
   mp_fd_close(&p->epoll);
   pthread_mutex_destroy(&p->lock);
@@ -198,17 +246,19 @@ static void discard(mplua_pool *p) {
 static int open_state(mplua_pool *p, const mplua_pool_options *o) {
   p->L = luaL_newstate();
   if (!p->L) return lmp_host_fail(MPLUA_EMEMORY, "not enough memory for a pool");
+  int code = MPLUA_ELUA;
   lua_pushcfunction(p->L, make);
   lua_pushlightuserdata(p->L, (void *)o);
-  int status = lua_pcall(p->L, 1, 1, 0);
-  return status == LUA_OK ? MPLUA_OK : lmp_host_fail_lua(p->L, status, MPLUA_ELUA);
+  lua_pushlightuserdata(p->L, &code);
+  int status = lua_pcall(p->L, 2, 1, 0);
+  return status == LUA_OK ? MPLUA_OK : lmp_host_fail_lua(p->L, status, code);
 }
 
 static int open_descriptors(mplua_pool *p) {
   p->epoll = mp_fd_high(epoll_create1(EPOLL_CLOEXEC));
   if (p->epoll >= 0) p->event = mp_fd_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (p->epoll < 0 || p->event < 0 || watch(p, p->event) != 0)
-    return lmp_host_fail(MPLUA_ESYSTEM, "cannot make a descriptor for a pool: %s", strerror(errno));
+    return lmp_host_fail(MPLUA_ESYSTEM, "cannot make a descriptor for a pool: %s", mp_error_text(errno));
   return rewatch(p);
 }
 
@@ -218,6 +268,8 @@ static int check_options(const mplua_pool_options *o) {
                          o->size);
   if (o->processes < 0 || o->retries < 0 || o->maxtasksperchild < 0 || !(o->task_timeout >= 0))
     return lmp_host_fail(MPLUA_EARGUMENT, "a pool's options must not be negative");
+  if (o->processes > WORKERS_MAX)
+    return lmp_host_fail(MPLUA_EARGUMENT, "a pool has %d processes at most", WORKERS_MAX);
   if (mp_forked_by_others())
     return lmp_host_fail(MPLUA_EFORK, "this process was forked by other means than mp");
   return MPLUA_OK;
@@ -226,12 +278,12 @@ static int check_options(const mplua_pool_options *o) {
 int mplua_pool_open(mplua_pool **out, const mplua_pool_options *options) {
   static const mplua_pool_options plain = {.size = sizeof plain};
   const mplua_pool_options *o = options ? options : &plain;
-  int code = check_options(o);
+  int code = out ? check_options(o) : lmp_host_fail(MPLUA_EARGUMENT, "there is no place for the pool (NULL)");
   if (code) return code;
   mplua_pool *p = calloc(1, sizeof *p);
   if (!p) return lmp_host_fail(MPLUA_EMEMORY, "not enough memory for a pool");
   p->pid = getpid();
-  p->epoll = p->event = p->watched[0] = p->watched[1] = -1;
+  p->epoll = p->event = p->timer = p->nursery = -1;
   (void)pthread_mutex_init(&p->lock, NULL);
   code = open_state(p, o);
   if (!code) code = open_descriptors(p);
@@ -241,8 +293,8 @@ int mplua_pool_open(mplua_pool **out, const mplua_pool_options *options) {
 }
 
 void mplua_pool_close(mplua_pool **pool) {
-  mplua_pool *p = *pool;
-  *pool = NULL;
+  mplua_pool *p = pool ? *pool : NULL;
+  if (pool) *pool = NULL;
   if (!p || p->pid != getpid()) return; /* a child's copy: nothing of it is the child's */
   (void)call(p, finish, NULL, MPLUA_ESYSTEM);
   discard(p);
@@ -266,6 +318,7 @@ static void note_ready(mplua_pool *p) {
 
 static int submit_task(mplua_pool *p, struct task *t, uint64_t *task) {
   if (!t->what) return lmp_host_fail(MPLUA_EARGUMENT, "what is to be called is NULL");
+  if (!t->args && t->nargs > 0) return lmp_host_fail(MPLUA_EARGUMENT, "the arguments are NULL");
   int code = enter(p);
   if (code) return code;
   t->number = p->tasks + 1;
@@ -275,7 +328,10 @@ static int submit_task(mplua_pool *p, struct task *t, uint64_t *task) {
     p->pending++;
     if (task) *task = t->number;
   }
-  if (code == MPLUA_OK) note_ready(p);
+  if (code == MPLUA_OK) {
+    note_ready(p);
+    (void)rewatch(p); /* it may wait for memory */
+  }
   pthread_mutex_unlock(&p->lock);
   return code;
 }
@@ -301,10 +357,8 @@ static int take_one(mplua_pool *p, struct result *r) {
   if (code == MPLUA_OK && !r->there) code = p->pending ? MPLUA_ETIMEOUT : MPLUA_ECLOSED;
   if (r->there) p->pending--;
   if (r->there || code == MPLUA_ECLOSED) show(p, r->more);
-  if (code == MPLUA_ETIMEOUT) {
-    int e = rewatch(p);
-    if (e) code = e;
-  }
+  int e = rewatch(p);
+  if (e && code == MPLUA_ETIMEOUT) code = e;
   pthread_mutex_unlock(&p->lock);
   return code;
 }

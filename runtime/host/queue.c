@@ -3,13 +3,14 @@
  * A thread that uses queues has a place: a Lua state that only it uses and nobody sees,
  * with a member of the family.  It goes when the thread ends.  A queue's handle (struct
  * mplua_queue) is a name; what keeps the object alive is an mp.Queue in the keeper, one
- * more state, under a lock.  A place makes an mp.Queue of its own at the first call with
- * a handle, and drops those whose handles were closed at its next call.
+ * more state, under a lock, as long as some handle is open.  A place makes an mp.Queue of
+ * its own at the first call with a queue, and drops those that the keeper has no more at
+ * its next call.  A child has another keeper, which takes in what it uses of its parent's.
  *
  * Lock order: the keeper's lock comes before all of mp's.  It is never held while
  * waiting.
  */
-#include "../bind/lmp.h"
+#include "../bind/lprocess.h"
 #include "../ipc/queue.h"
 #include "host.h"
 #include <errno.h>
@@ -19,22 +20,20 @@
 #include <string.h>
 #include <unistd.h>
 
-/* obj, serial: of the object.  id: in tables of handles; never used again.  pid: the
- * process whose keeper has it. */
+/* obj, serial: of the object; in tables of queues it goes by its serial, which never comes
+ * again.  pid: the process whose keeper counts this handle. */
 struct mplua_queue {
   mp_ref obj;
   uint64_t serial;
-  lua_Integer id;
-  pid_t pid;
+  atomic_int pid;
 };
 
-/* handles: how many the keeper has; without any it has no state. */
+/* handles: how many are open; without any the keeper has no state. */
 static struct {
   pthread_mutex_t lock;
   lua_State *L;
   pid_t pid;
   long handles;
-  lua_Integer ids;
 } keeper = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static atomic_ulong closed; /* handles, so far */
 
@@ -47,7 +46,8 @@ struct place {
 static _Thread_local struct place *place;
 static pthread_key_t place_key;
 
-static const char handles_key[1];
+/* In registries: serial -> mp.Queue; in the keeper's also: serial -> its open handles. */
+static const char handles_key[1], counts_key[1];
 
 /* ---- states ------------------------------------------------------------------------ */
 
@@ -67,6 +67,8 @@ static int open_state(lua_State *L) {
   lmp_open_pickle(L);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, handles_key);
+  lua_newtable(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, counts_key);
   (void)lmp_member_as(L, lua_tostring(L, 1));
   return 0;
 }
@@ -88,6 +90,7 @@ static int new_state(const char *name, lua_State **out) {
 
 static void leave_place(void *p) {
   struct place *x = p;
+  if (place == x) place = NULL; /* other destructors of the thread may want one still */
   if (x->L) lua_close(x->L);
   free(x);
 }
@@ -96,25 +99,27 @@ static void before_fork(void) { pthread_mutex_lock(&keeper.lock); }
 static void after_fork(void) { pthread_mutex_unlock(&keeper.lock); }
 static void at_end(void) {
   if (place && place->pid == getpid()) leave_place(place);
-  place = NULL;
 }
 
 static int key_error;
 static void make_key(void) {
   key_error = pthread_key_create(&place_key, leave_place);
   if (!key_error) key_error = pthread_atfork(before_fork, after_fork, after_fork);
+  lmp_stay_loaded();
   (void)atexit(at_end); /* the first thread's */
+}
+
+/* Before the keeper's lock is taken. */
+static void prepare(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  (void)pthread_once(&once, make_key);
 }
 
 /* The place of this thread.  In a child the one of its parent is closed: nobody else
  * used it. */
 static int find_place(void) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  (void)pthread_once(&once, make_key);
-  if (mp_forked_by_others())
-    return lmp_host_fail(MPLUA_EFORK, "this process was forked by other means than mp");
   if (place && place->pid == getpid()) return MPLUA_OK;
-  if (key_error) return lmp_host_fail(MPLUA_ESYSTEM, "cannot make a place for a thread: %s", strerror(key_error));
+  if (key_error) return lmp_host_fail(MPLUA_ESYSTEM, "cannot make a place for a thread: %s", mp_error_text(key_error));
   if (!place && !(place = calloc(1, sizeof *place)))
     return lmp_host_fail(MPLUA_EMEMORY, "not enough memory for a thread's place");
   if (place->L) lua_close(place->L);
@@ -126,7 +131,6 @@ static int find_place(void) {
     code = lmp_host_fail(MPLUA_EMEMORY, "not enough memory for a thread's place");
   if (code == MPLUA_OK) return MPLUA_OK;
   leave_place(place);
-  place = NULL;
   return code;
 }
 
@@ -134,24 +138,24 @@ static int find_place(void) {
 
 static void push_handles(lua_State *L) { (void)lua_rawgetp(L, LUA_REGISTRYINDEX, handles_key); }
 
-static bool kept(lua_Integer id) {
+static bool kept(lua_Integer serial) {
   if (!keeper.L || keeper.pid != getpid()) return false;
   push_handles(keeper.L);
-  bool there = lua_rawgeti(keeper.L, -1, id) != LUA_TNIL;
+  bool there = lua_rawgeti(keeper.L, -1, serial) != LUA_TNIL;
   lua_pop(keeper.L, 2);
   return there;
 }
 
-/* Closes and forgets the handle on top of the table of handles below it, by its id. */
-static void drop_handle(lua_State *L, lua_Integer id) {
+/* Closes and forgets the mp.Queue of a state. */
+static void drop_handle(lua_State *L, lua_Integer serial) {
   push_handles(L);
-  if (lua_rawgeti(L, -1, id) == LUA_TUSERDATA && luaL_getmetafield(L, -1, "__close") != LUA_TNIL) {
+  if (lua_rawgeti(L, -1, serial) == LUA_TUSERDATA && luaL_getmetafield(L, -1, "__close") != LUA_TNIL) {
     lua_pushvalue(L, -2);
     if (lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, 1);
   }
   lua_pop(L, 1);
   lua_pushnil(L);
-  lua_rawseti(L, -2, id);
+  lua_rawseti(L, -2, serial);
   lua_pop(L, 1);
 }
 
@@ -164,9 +168,9 @@ static void sweep_place(void) {
   pthread_mutex_lock(&keeper.lock);
   push_handles(L);
   for (lua_pushnil(L); lua_next(L, -2);) {
-    lua_Integer id = lua_tointeger(L, -2);
+    lua_Integer serial = lua_tointeger(L, -2);
     lua_pop(L, 1);
-    if (!kept(id)) drop_handle(L, id); /* a field may be cleared on the way */
+    if (!kept(serial)) drop_handle(L, serial); /* a field may be cleared on the way */
   }
   lua_pop(L, 1);
   pthread_mutex_unlock(&keeper.lock);
@@ -185,43 +189,53 @@ static void push_queue(lua_State *L, const mplua_queue *q, const char *name) {
 /* Pushes this place's own mp.Queue. */
 static void push_own(lua_State *L, const mplua_queue *q) {
   push_handles(L);
-  if (lua_rawgeti(L, -1, q->id) == LUA_TNIL) {
+  if (lua_rawgeti(L, -1, (lua_Integer)q->serial) == LUA_TNIL) {
     lua_pop(L, 1);
     push_queue(L, q, "HostThread");
     lua_pushvalue(L, -1);
-    lua_rawseti(L, -3, q->id);
+    lua_rawseti(L, -3, (lua_Integer)q->serial);
   }
   lua_remove(L, -2);
 }
 
-/* [handle on top of keeper's stack] -> noted under an id. */
+/* Counts one handle more, or less, of a queue; how many there are then. */
+static lua_Integer count_handles(lua_State *L, lua_Integer serial, int more) {
+  (void)lua_rawgetp(L, LUA_REGISTRYINDEX, counts_key);
+  (void)lua_rawgeti(L, -1, serial);
+  lua_Integer n = lua_tointeger(L, -1) + more;
+  if (n > 0) lua_pushinteger(L, n);
+  else lua_pushnil(L);
+  lua_rawseti(L, -3, serial);
+  lua_pop(L, 2);
+  return n;
+}
+
+/* queue, its mp.Queue: kept. */
 static int keep(lua_State *L) {
   mplua_queue *q = lua_touserdata(L, 1);
   struct lmp_handle *h = lua_touserdata(L, 2);
   q->obj = h->obj;
   q->serial = ((struct mp_object *)mp_at(h->obj))->serial;
-  q->id = ++keeper.ids;
-  q->pid = getpid();
   push_handles(L);
   lua_pushvalue(L, 2);
-  lua_rawseti(L, -2, q->id);
+  lua_rawseti(L, -2, (lua_Integer)q->serial);
+  (void)count_handles(L, (lua_Integer)q->serial, 1);
+  atomic_store(&q->pid, getpid());
   return 0;
 }
 
 /* queue, maxsize: makes a queue. */
 static int make(lua_State *L) {
-  lua_CFunction f = lua_tocfunction(L, 2);
-  lua_pushcfunction(L, f);
-  lua_pushvalue(L, 3);
+  lua_pushcfunction(L, lmp_new_queue);
+  lua_insert(L, 2);
   lua_call(L, 1, 1);
-  lua_replace(L, 2);
-  lua_settop(L, 2);
   return keep(L);
 }
 
-/* queue, the same with obj and serial of another's. */
+/* queue: the one that obj and serial name. */
 static int take_over(lua_State *L) {
   mplua_queue *q = lua_touserdata(L, 1);
+  lua_settop(L, 1);
   push_queue(L, q, "HostQueues");
   return keep(L);
 }
@@ -243,35 +257,50 @@ static void close_keeper(void) {
   keeper.L = NULL;
 }
 
-/* Calls f(queue, f's argument) in the keeper. */
-static int in_keeper(mplua_queue **out, const mplua_queue *like, lua_CFunction f,
-                     lua_Integer maxsize) {
+/* Has the keeper take a handle in: a new queue (maxsize >= 0), or the one that it names. */
+static int take_in_locked(mplua_queue *q, lua_Integer maxsize) {
+  int code = open_keeper();
+  if (code) return code;
+  lua_State *L = keeper.L;
+  lua_pushcfunction(L, maxsize >= 0 ? make : take_over);
+  lua_pushlightuserdata(L, q);
+  lua_pushinteger(L, maxsize);
+  int status = lua_pcall(L, 2, 0, 0);
+  if (status != LUA_OK) code = lmp_host_fail_lua(L, status, MPLUA_ESYSTEM);
+  else keeper.handles++;
+  close_keeper();
+  return code;
+}
+
+static int new_handle(mplua_queue **out, mp_ref obj, uint64_t serial, lua_Integer maxsize) {
+  if (!out) return lmp_host_fail(MPLUA_EARGUMENT, "there is no place for the queue (NULL)");
   mplua_queue *q = calloc(1, sizeof *q);
   if (!q) return lmp_host_fail(MPLUA_EMEMORY, "not enough memory");
-  if (like) *q = *like;
+  q->obj = obj;
+  q->serial = serial;
+  prepare();
   pthread_mutex_lock(&keeper.lock);
-  int code = open_keeper();
-  if (code == MPLUA_OK) {
-    lua_State *L = keeper.L;
-    lua_pushcfunction(L, f);
-    lua_pushlightuserdata(L, q);
-    if (!like) lua_pushcfunction(L, lmp_new_queue);
-    if (!like) lua_pushinteger(L, maxsize);
-    int status = lua_pcall(L, like ? 1 : 3, 0, 0);
-    if (status != LUA_OK) code = lmp_host_fail_lua(L, status, MPLUA_ESYSTEM);
-    else keeper.handles++;
-    close_keeper();
-  }
+  int code = take_in_locked(q, maxsize);
   pthread_mutex_unlock(&keeper.lock);
   if (code == MPLUA_OK) *out = q;
   else free(q);
   return code;
 }
 
+/* In a child: a handle of its parent's is its own from the first use on. */
+static int take_in(mplua_queue *q) {
+  int code = MPLUA_OK;
+  if (atomic_load(&q->pid) == getpid()) return code;
+  pthread_mutex_lock(&keeper.lock);
+  if (atomic_load(&q->pid) != getpid()) code = take_in_locked(q, -1);
+  pthread_mutex_unlock(&keeper.lock);
+  return code;
+}
+
 int mplua_queue_open(mplua_queue **out, size_t maxsize) {
   if (maxsize > UINT32_MAX / 2)
     return lmp_host_fail(MPLUA_EARGUMENT, "a queue of %zu items is too large", maxsize);
-  return in_keeper(out, NULL, make, (lua_Integer)maxsize);
+  return new_handle(out, 0, 0, (lua_Integer)maxsize);
 }
 
 int mplua_queue_from(lua_State *L, int index, mplua_queue **out) {
@@ -283,12 +312,12 @@ int mplua_queue_from(lua_State *L, int index, mplua_queue **out) {
   if (!h->obj) return lmp_host_fail(MPLUA_EARGUMENT, "the %s is closed", lmp_kind_name(kind));
   if (h->me->stranger)
     return lmp_host_fail(MPLUA_EFORK, "the %s was made in another process", lmp_kind_name(kind));
-  mplua_queue like = {.obj = h->obj, .serial = ((struct mp_object *)mp_at(h->obj))->serial};
-  return in_keeper(out, &like, take_over, 0);
+  return new_handle(out, h->obj, ((struct mp_object *)mp_at(h->obj))->serial, -1);
 }
 
 void mplua_queue_push(lua_State *L, mplua_queue *q) {
   luaL_checkstack(L, 8, NULL);
+  if (!q) luaL_error(L, "the queue is NULL");
   lua_getfield(L, LUA_REGISTRYINDEX, lmp_kind_name(MP_KIND_QUEUE));
   bool open = lua_istable(L, -1);
   lua_pop(L, 1);
@@ -300,17 +329,21 @@ void mplua_queue_push(lua_State *L, mplua_queue *q) {
 }
 
 void mplua_queue_close(mplua_queue **handle) {
-  mplua_queue *q = *handle;
-  *handle = NULL;
+  mplua_queue *q = handle ? *handle : NULL;
+  lua_Integer left = 0;
   if (!q) return;
+  *handle = NULL;
+  prepare();
   pthread_mutex_lock(&keeper.lock);
-  if (keeper.L && q->pid == getpid() && keeper.pid == q->pid) {
-    drop_handle(keeper.L, q->id);
+  if (keeper.L && keeper.pid == getpid() && atomic_load(&q->pid) == keeper.pid) {
+    left = count_handles(keeper.L, (lua_Integer)q->serial, -1);
+    if (left == 0) drop_handle(keeper.L, (lua_Integer)q->serial);
     keeper.handles--;
     close_keeper();
   }
   pthread_mutex_unlock(&keeper.lock);
-  if (place && place->L && place->pid == getpid()) drop_handle(place->L, q->id);
+  if (left == 0 && place && place->L && place->pid == getpid())
+    drop_handle(place->L, (lua_Integer)q->serial);
   atomic_fetch_add_explicit(&closed, 1, memory_order_release);
   free(q);
 }
@@ -319,7 +352,7 @@ void mplua_queue_close(mplua_queue **handle) {
 
 /* A call of a method, in the thread's place.  code: how it ended. */
 struct call {
-  const mplua_queue *q;
+  mplua_queue *q;
   const char *method;
   const void *bytes;
   size_t n;
@@ -383,7 +416,11 @@ static int do_call(lua_State *L) {
 static int run(struct call *c, lua_CFunction f, int code) {
   if (!c->q) return lmp_host_fail(MPLUA_EARGUMENT, "the queue is NULL");
   if (isnan(c->timeout)) return lmp_host_fail(MPLUA_EARGUMENT, "a time-out must not be NaN");
-  int e = find_place();
+  if (mp_forked_by_others())
+    return lmp_host_fail(MPLUA_EFORK, "this process was forked by other means than mp");
+  prepare();
+  int e = take_in(c->q);
+  if (!e) e = find_place();
   if (e) return e;
   sweep_place();
   lua_State *L = place->L;
@@ -397,6 +434,7 @@ static int run(struct call *c, lua_CFunction f, int code) {
 
 int mplua_queue_put(mplua_queue *q, const void *bytes, size_t n, double timeout) {
   struct call c = {.q = q, .method = "put", .bytes = bytes, .n = n, .timeout = timeout};
+  if (!bytes && n > 0) return lmp_host_fail(MPLUA_EARGUMENT, "the bytes are NULL");
   return run(&c, do_put, MPLUA_EARGUMENT);
 }
 
@@ -408,6 +446,7 @@ int mplua_queue_put_value(mplua_queue *q, const mplua_value *v, double timeout) 
 
 int mplua_queue_get(mplua_queue *q, mplua_value **v, double timeout) {
   struct call c = {.q = q, .method = "get", .timeout = timeout};
+  if (!v) return lmp_host_fail(MPLUA_EARGUMENT, "there is no place for the item (NULL)");
   int code = run(&c, do_get, MPLUA_EVALUE);
   if (code == MPLUA_OK) *v = c.result;
   return code;
@@ -435,6 +474,7 @@ int mplua_queue_join(mplua_queue *q, double timeout) {
 
 int mplua_queue_fileno(mplua_queue *q, int *fd) {
   struct call c = {.q = q, .method = "fileno"};
+  if (!fd) return lmp_host_fail(MPLUA_EARGUMENT, "there is no place for the descriptor (NULL)");
   int code = run(&c, do_call, MPLUA_ESYSTEM);
   if (code == MPLUA_OK) *fd = (int)c.number;
   return code;

@@ -53,6 +53,7 @@ static void push_table(lua_State *L, const mplua_value *v, int depth) {
   luaL_checkstack(L, 4, NULL);
   lua_createtable(L, list ? n : 0, list ? 0 : n);
   for (size_t i = 0; i < v->n; i++) {
+    if (!v->as.items) luaL_error(L, "a list or table whose items are NULL");
     push(L, list ? &v->as.items[i] : &v->as.items[2 * i], depth + 1);
     if (list) {
       lua_rawseti(L, -2, (lua_Integer)i + 1);
@@ -72,7 +73,10 @@ static void push(lua_State *L, const mplua_value *v, int depth) {
   case MPLUA_BOOLEAN: lua_pushboolean(L, v->as.boolean); break;
   case MPLUA_INTEGER: lua_pushinteger(L, v->as.integer); break;
   case MPLUA_NUMBER: lua_pushnumber(L, v->as.number); break;
-  case MPLUA_STRING: lua_pushlstring(L, v->as.string, v->n); break;
+  case MPLUA_STRING:
+    if (!v->as.string && v->n > 0) luaL_error(L, "a string that is NULL");
+    lua_pushlstring(L, v->as.string, v->n);
+    break;
   case MPLUA_LIST:
   case MPLUA_TABLE: push_table(L, v, depth); break;
   case MPLUA_OPAQUE: luaL_error(L, "an opaque value (%s) cannot be sent on", v->as.string);
@@ -99,12 +103,21 @@ struct chunk {
   } data;
 };
 
-/* path: the tables around the one that is read. */
+/* A table that was read: another that refers to it shares what it came to. */
+struct known {
+  const void *table;
+  mplua_value value;
+};
+
+/* path: the tables around the one that is read.  known: those that were read, by address
+ * (open addressing, `size` a power of two). */
 struct reader {
   lua_State *L;
   struct chunk *first, *last;
   const void *path[DEPTH_MAX];
   int depth;
+  struct known *known;
+  size_t nknown, size;
 };
 
 void mplua_free(mplua_value *v) {
@@ -209,11 +222,35 @@ static bool read_pairs(struct reader *r, int idx, mplua_value *to) {
   return true;
 }
 
+static struct known *place_of(struct known *list, size_t size, const void *table) {
+  size_t i = (size_t)((uintptr_t)table >> 4) * 0x9e3779b97f4a7c15u >> 32;
+  while (list[i & (size - 1)].table && list[i & (size - 1)].table != table) i++;
+  return &list[i & (size - 1)];
+}
+
+static bool note_known(struct reader *r, const void *table, const mplua_value *v) {
+  if (2 * r->nknown >= r->size) {
+    size_t size = r->size ? 2 * r->size : 32;
+    struct known *list = calloc(size, sizeof *list);
+    if (!list) return false;
+    for (size_t i = 0; i < r->size; i++)
+      if (r->known[i].table) *place_of(list, size, r->known[i].table) = r->known[i];
+    free(r->known);
+    r->known = list;
+    r->size = size;
+  }
+  *place_of(r->known, r->size, table) = (struct known){table, *v};
+  r->nknown++;
+  return true;
+}
+
 static bool read_table(struct reader *r, int idx, mplua_value *v) {
   const void *self = lua_topointer(r->L, idx);
   bool list;
   for (int i = 0; i < r->depth; i++)
     if (r->path[i] == self) return opaque(v, "table inside itself"), true;
+  struct known *k = r->size ? place_of(r->known, r->size, self) : NULL;
+  if (k && k->table) return *v = k->value, true;
   if (r->depth == DEPTH_MAX || !lua_checkstack(r->L, 8))
     return opaque(v, "table that is nested too deep"), true;
   size_t n = measure(r->L, idx, &list);
@@ -225,7 +262,7 @@ static bool read_table(struct reader *r, int idx, mplua_value *v) {
   v->type = list ? MPLUA_LIST : MPLUA_TABLE;
   v->n = n;
   v->as.items = items;
-  return ok;
+  return ok && (r->depth == 0 || note_known(r, self, v)); /* nothing comes after the outermost */
 }
 
 /* The name of the type of a userdata that has one; static text. */
@@ -269,10 +306,9 @@ bool lmp_value_of(lua_State *L, int idx, mplua_value **out) {
   r.first = r.last = new_chunk(sizeof(mplua_value));
   if (!r.first) return false;
   mplua_value *root = room(&r, sizeof *root);
-  if (!read(&r, lua_absindex(L, idx), root)) {
-    mplua_free(root);
-    return false;
-  }
-  *out = root;
-  return true;
+  bool ok = read(&r, lua_absindex(L, idx), root);
+  free(r.known);
+  if (ok) *out = root;
+  else mplua_free(root);
+  return ok;
 }

@@ -139,6 +139,8 @@ void mp_list_trace(struct mp_queue *q);
 void mp_list_destroy(struct mp_queue *q, struct mp_member *me);
 
 /* watch.c.  ring: whoever waits; not under a lock. */
+/* Once in a process, early. */
+void mp_watch_setup(void);
 void mp_watch_ring(struct mp_queue *q, struct mp_member *me);
 void mp_watch_died(struct mp_queue *q, uint32_t word, struct mp_member *me);
 void mp_watch_trace(struct mp_queue *q);

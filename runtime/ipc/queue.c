@@ -545,4 +545,5 @@ void mp_queue_kinds(void) {
   mp_kind_set(MP_KIND_QUEUE, &ops);
   mp_kind_set(MP_KIND_LIFO, &ops);
   mp_kind_set(MP_KIND_PRIORITY, &ops);
+  mp_watch_setup();
 }

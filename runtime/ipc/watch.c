@@ -28,14 +28,27 @@ static socklen_t address(struct sockaddr_un *a, const char *name, uint32_t n) {
   return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
 }
 
-static void ring(int from, const char *name, uint32_t n) {
+/* False: `from` is no socket. */
+static bool ring(int from, const char *name, uint32_t n) {
   struct sockaddr_un a;
   socklen_t len = address(&a, name, n);
-  (void)sendto(from, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&a, len);
+  return sendto(from, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&a, len) >= 0 ||
+         (errno != EBADF && errno != ENOTSOCK);
 }
 
 static void hold_put(struct mp_queue *q, struct mp_member *me) {
   if (mp_lock_hold(&q->put_lock, me->word) && !is_list(q)) mp_stream_repair_put(q);
+}
+
+/* What rings come from: open from the start, since who has no descriptor left must ring
+ * all the same. A child has its parent's, which bears no name. */
+static _Atomic int bell = -1;
+
+void mp_watch_setup(void) {
+  int none = -1;
+  if (atomic_load(&bell) >= 0) return;
+  int fd = mp_fd_high(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (fd >= 0 && !atomic_compare_exchange_strong(&bell, &none, fd)) mp_fd_close(&fd);
 }
 
 /* The list changes under put_lock only; nobody sends while holding it. */
@@ -53,10 +66,12 @@ void mp_watch_ring(struct mp_queue *q, struct mp_member *me) {
   }
   mp_lock_release(&q->put_lock);
   if (n == 0) return;
-  int from = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (from < 0) return; /* no descriptor left: who waits looks again each slice */
-  for (uint32_t i = 0; i < n; i++) ring(from, due[i].name, due[i].n);
-  mp_fd_close(&from);
+  for (uint32_t i = 0; i < n; i++) {
+    if (ring(atomic_load(&bell), due[i].name, due[i].n)) continue;
+    atomic_store(&bell, -1); /* a script has closed it, or there was none to be had */
+    mp_watch_setup();
+    (void)ring(atomic_load(&bell), due[i].name, due[i].n);
+  }
   hold_put(q, me);
   for (mp_ref r = atomic_load(&q->watches); r; r = atomic_load(&watch_at(r)->next))
     for (uint32_t i = 0; i < n; i++)

@@ -16,16 +16,13 @@ extern file_iterator _IO_iter_begin(void), _IO_iter_end(void);
 extern file_iterator _IO_iter_next(file_iterator), _IO_iter_file(file_iterator);
 extern void _IO_list_lock(void), _IO_list_unlock(void);
 
-static _Thread_local bool left; /* a file was busy at this thread's last flush */
+static _Thread_local bool left; /* some files may hold something of the parent's */
 
 static void flush_idle_files(void) {
   _IO_list_lock();
   for (file_iterator i = _IO_iter_begin(); i != _IO_iter_end(); i = _IO_iter_next(i)) {
     FILE *f = _IO_iter_file(i);
-    if (ftrylockfile(f) != 0) {
-      left = true;
-      continue;
-    }
+    if (ftrylockfile(f) != 0) continue;
     if (__fpending(f)) (void)fflush_unlocked(f);
     funlockfile(f);
   }
@@ -33,9 +30,9 @@ static void flush_idle_files(void) {
 }
 
 void mp_stdio_flush(void) {
-  left = false;
-  if (__libc_single_threaded) (void)fflush(NULL);
-  else flush_idle_files();
+  left = !__libc_single_threaded; /* others may write between this and the fork */
+  if (left) flush_idle_files();
+  else (void)fflush(NULL);
 }
 
 /* The fork has made the locks of all files new.  A stream that was not used is not

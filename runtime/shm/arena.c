@@ -21,6 +21,7 @@
  * are reused first, and punched out above DIRTY_MAX.
  */
 #include "arena.h"
+#include "../os/guard.h"
 #include "../os/fd.h"
 #include "lock.h"
 #include <errno.h>
@@ -475,8 +476,10 @@ fail:
   return e;
 }
 
+static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
+__attribute__((constructor)) static void guard(void) { mp_guard(MP_GUARD_ARENA, &once); }
+
 int mp_arena_open(void) {
-  static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
   pthread_mutex_lock(&once);
   int e = mp_arena_base ? 0 : open_locked();
   pthread_mutex_unlock(&once);

@@ -17,6 +17,7 @@
  * and somebody has buried it already.
  */
 #include "family.h"
+#include "../os/guard.h"
 #include "../os/life.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -62,6 +63,7 @@ _Static_assert(offsetof(struct mp_slot, word) == 0 && offsetof(struct mp_slot, p
 
 static struct mp_member *members; /* of this process */
 static pthread_mutex_t members_lock = PTHREAD_MUTEX_INITIALIZER;
+__attribute__((constructor)) static void guard(void) { mp_guard(MP_GUARD_MEMBERS, &members_lock); }
 static bool forked_by_others;
 static _Thread_local bool our_fork; /* the handlers of a fork run in the thread that forks */
 static const struct mp_kind_ops *_Atomic kinds[MP_KIND_OBJECTS];
@@ -804,7 +806,6 @@ static int settle_in(struct mp_member *m, uint32_t word) {
     m->tables[t] = x->entry;
     r = atomic_load(&x->next);
   }
-  members_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
   for (struct mp_member *o = members; o; o = o->next) o->stranger = o != m;
   return confirm(m, word);
 }

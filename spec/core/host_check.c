@@ -155,6 +155,66 @@ static void check_values(void) {
   mplua_queue_close(&queue);
 }
 
+/* Two handles of one queue: closing one leaves the other. */
+static void check_handles(void) {
+  running = "two handles";
+  mplua_queue *other = NULL;
+  mplua_value *v;
+  CHECK(mplua_queue_open(&queue, 0) == MPLUA_OK);
+  lua_State *L = luaL_newstate();
+  luaL_openlibs(L);
+  mplua_openlibs(L);
+  mplua_queue_push(L, queue);
+  CHECK(mplua_queue_from(L, -1, &other) == MPLUA_OK);
+  CHECK(mplua_queue_put(queue, "a", 1, 0) == MPLUA_OK && mplua_queue_put(other, "b", 1, 0) == MPLUA_OK);
+  mplua_queue_close(&queue);
+  CHECK(mplua_queue_size(other) == 2);
+  CHECK(mplua_queue_get(other, &v, 0) == MPLUA_OK && strcmp(v->as.string, "a") == 0);
+  mplua_free(v);
+  lua_close(L);
+  CHECK(mplua_queue_size(other) == 1);
+  mplua_queue_close(&other);
+}
+
+static pthread_key_t late;
+static void use_late(void *unused) {
+  (void)unused;
+  CHECK(mplua_queue_put(queue, "late", 4, 0) == MPLUA_OK);
+}
+static void *leave_something(void *arg) {
+  (void)pthread_setspecific(late, "x");
+  CHECK(mplua_queue_put(queue, "soon", 4, 0) == MPLUA_OK);
+  return arg;
+}
+
+/* A destructor of a thread's own data may use queues: the thread's place is gone by then. */
+static void check_destructor(void) {
+  running = "destructors";
+  CHECK(pthread_key_create(&late, use_late) == 0);
+  CHECK(mplua_queue_open(&queue, 0) == MPLUA_OK);
+  in_threads(THREADS, leave_something, NULL);
+  CHECK(mplua_queue_size(queue) == 2 * THREADS);
+  mplua_queue_close(&queue);
+  pthread_key_delete(late);
+}
+
+static void check_nothing(void) {
+  running = "NULL";
+  mplua_value *v = NULL, list = mplua_list(NULL, 3), text = mplua_bytes(NULL, 3);
+  CHECK(mplua_queue_open(NULL, 0) == MPLUA_EARGUMENT && mplua_pool_open(NULL, NULL) == MPLUA_EARGUMENT);
+  CHECK(mplua_queue_open(&queue, 0) == MPLUA_OK);
+  CHECK(mplua_queue_put(queue, NULL, 3, 0) == MPLUA_EARGUMENT && mplua_queue_put(queue, NULL, 0, 0) == MPLUA_OK);
+  CHECK(mplua_queue_put_value(queue, &list, 0) == MPLUA_EARGUMENT);
+  CHECK(mplua_queue_put_value(queue, &text, 0) == MPLUA_EARGUMENT);
+  CHECK(mplua_queue_get(queue, NULL, 0) == MPLUA_EARGUMENT && mplua_queue_size(queue) == 1);
+  CHECK(mplua_queue_fileno(queue, NULL) == MPLUA_EARGUMENT && mplua_queue_get(queue, &v, 0) == MPLUA_OK);
+  mplua_free(v);
+  mplua_free(NULL);
+  mplua_queue_close(&queue);
+  mplua_queue_close(NULL);
+  mplua_pool_close(NULL);
+}
+
 /* ---- with Lua processes ---------------------------------------------------------------- */
 
 static lua_State *open_lua(void) {
@@ -312,6 +372,11 @@ static void check_pool(void) {
   mplua_free(v);
   CHECK(mplua_pool_call(pool, "die", NULL, 0, &task) == MPLUA_OK);
   CHECK(outcome(task, &ok, &v) == MPLUA_OK && !ok && strstr(v->as.string, "exit code 9"));
+  mplua_free(v);
+  /* small on the wire, 2^40 tables if each were copied as often as it is seen */
+  CHECK(mplua_pool_run(pool, "local t = {1} for _ = 1, 40 do t = {t, t} end return t", NULL, 0, &task) == MPLUA_OK);
+  CHECK(outcome(task, &ok, &v) == MPLUA_OK && ok && v->n == 2);
+  CHECK(v->as.items[0].as.items == v->as.items[1].as.items);
   mplua_free(v);
   CHECK(mplua_pool_run(pool, "return nil", NULL, 0, &task) == MPLUA_OK);
   CHECK(outcome(task, &ok, &v) == MPLUA_OK && ok && v->type == MPLUA_NIL);
@@ -489,6 +554,9 @@ static void check_stdin(void) {
 static void all(void) {
   check_threads();
   check_values();
+  check_handles();
+  check_destructor();
+  check_nothing();
   check_lua();
   check_states();
   check_pipes();
