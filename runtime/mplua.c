@@ -55,6 +55,19 @@ static void offer_modules(lua_State *L) {
   lua_pop(L, 1);
 }
 
+void lmp_open_objects(lua_State *L) {
+  lmp_open_misc(L);
+  lmp_open_text(L);
+  lmp_open_marshal(L);
+  lmp_open_queue(L);
+  lmp_open_pool(L);
+  lmp_open_sync(L);
+  lmp_open_cell(L);
+  lmp_open_conn(L);
+  lmp_open_sock(L);
+  lmp_open_pickle(L);
+}
+
 /* Pushes the core table. */
 static void push_core(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, opened_key);
@@ -63,16 +76,7 @@ static void push_core(lua_State *L) {
     lua_newtable(L);
     lua_pushliteral(L, MPLUA_VERSION);
     lua_setfield(L, -2, "version");
-    lmp_open_misc(L);
-    lmp_open_text(L);
-    lmp_open_marshal(L);
-    lmp_open_queue(L);
-    lmp_open_pool(L);
-    lmp_open_sync(L);
-    lmp_open_cell(L);
-    lmp_open_conn(L);
-    lmp_open_sock(L);
-    lmp_open_pickle(L);
+    lmp_open_objects(L);
     lmp_open_process(L);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "mp.core");

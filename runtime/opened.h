@@ -1,7 +1,10 @@
-/* What the command needs of the library beyond mplua.h. */
+/* What the command, and host/, need of the library beyond mplua.h. */
 #ifndef LMP_OPENED_H
 #define LMP_OPENED_H
 #include "mplua.h"
+
+/* Fills the core table on top with all but processes. */
+void lmp_open_objects(lua_State *L);
 
 /* mplua_shutdown as a lua_CFunction, which raises what goes wrong. */
 int lmp_shutdown(lua_State *L);

@@ -12,6 +12,7 @@
  */
 #include "../bind/lprocess.h"
 #include "../ipc/queue.h"
+#include "../opened.h"
 #include "host.h"
 #include <errno.h>
 #include <pthread.h>
@@ -54,17 +55,8 @@ static const char handles_key[1], counts_key[1];
 static int open_state(lua_State *L) {
   luaL_openlibs(L);
   mplua_openlibs(L);
-  lua_newtable(L); /* the core, without processes */
-  lmp_open_misc(L);
-  lmp_open_text(L);
-  lmp_open_marshal(L);
-  lmp_open_queue(L);
-  lmp_open_pool(L);
-  lmp_open_sync(L);
-  lmp_open_cell(L);
-  lmp_open_conn(L);
-  lmp_open_sock(L);
-  lmp_open_pickle(L);
+  lua_newtable(L);
+  lmp_open_objects(L);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, handles_key);
   lua_newtable(L);
