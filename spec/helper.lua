@@ -64,11 +64,15 @@ end
 -- lua5.4; else false.
 T.sanitized = once.sanitized
 
+-- A sanitizer makes forks many times as slow.
+local SLOW = T.sanitized and 4 or 1
+T.seconds = T.seconds * SLOW
+
 --- Runs a command line of sh under a time limit of 20 s (or `seconds`).
 -- @return what it wrote on stdout and stderr, and its exit status (128 + N after signal N)
 function T.shell(command, seconds)
   local quoted = "'" .. command:gsub("'", "'\\''") .. "'"
-  local pipe = assert(io.popen(("timeout -k 5 %g sh -c %s 2>&1"):format(seconds or 20, quoted)))
+  local pipe = assert(io.popen(("timeout -k 5 %g sh -c %s 2>&1"):format((seconds or 20) * SLOW, quoted)))
   local out = pipe:read("a")
   local _, how, code = pipe:close()
   return out, how == "signal" and 128 + code or code
@@ -101,7 +105,7 @@ function T.mplua(text, args, opts)
   write(base .. ".lua", text)
   write(base .. ".in", opts.stdin or "")
   local words = { opts.dir and "cd " .. T.quote(opts.dir) .. " &&" or "", opts.env or "",
-    "timeout -k 5", tostring(opts.seconds or 20),
+    "timeout -k 5", tostring((opts.seconds or 20) * SLOW),
     T.quote(opts.exe or T.exe), opts.options or "", base .. ".lua" }
   for _, arg in ipairs(args or {}) do words[#words + 1] = T.quote(arg) end
   local line = ("%s <%s.in >%s.out 2>%s.err"):format(table.concat(words, " "), base, base, base)
@@ -168,7 +172,7 @@ function T.alive(pid)
 end
 
 --- Gives the running test another time limit, from now on.
-function T.limit(seconds) watchdog.start(seconds, watchdog.name()) end
+function T.limit(seconds) watchdog.start(seconds * SLOW, watchdog.name()) end
 
 --- The pids of this process's children, zombies included.
 function T.children()
