@@ -260,6 +260,7 @@ define newline
 
 
 endef
+space := $() $()
 define INSTALLED
 755|$(BUILD)/mplua|$(BINDIR)/mplua
 644|runtime/mplua.1|$(MANDIR)/man1/mplua.1
@@ -269,13 +270,14 @@ define INSTALLED
 link|libmplua.so.$(VERSION)|$(LIBDIR)/$(SONAME)
 link|$(SONAME)|$(LIBDIR)/libmplua.so
 644|$(BUILD)/mplua.pc|$(LIBDIR)/pkgconfig/mplua.pc
-755|$(BUILD)/mp.so|$(LUA_CMOD)/mp.so$(foreach f,$(sort \
-  $(wildcard lua/meta/*.lua)),$(newline)644|$(f)|$(DATADIR)/mplua/meta/$(notdir $(f)))
+755|$(BUILD)/mp.so|$(LUA_CMOD)/mp.so$(subst $(space)$(newline),$(newline),$(foreach f,$(sort \
+  $(wildcard lua/meta/*.lua lua/meta/mp/*.lua)),$(newline)644|$(f)|$(DATADIR)/mplua/$(f:lua/%=%)))
 endef
 # The manual, when it was built, is a directory that is replaced as a whole.
 HTML = $(DATADIR)/doc/mplua/html
 # Directories that nobody misses when they are empty.
 define OWN_DIRS
+$(DATADIR)/mplua/meta/mp
 $(DATADIR)/mplua/meta
 $(DATADIR)/mplua
 $(DATADIR)/doc/mplua

@@ -126,6 +126,9 @@ describe("make install", function()
     needs_plain()
     assert.same(installed, files(at))
     for _, name in ipairs(installed) do assert.truthy(T.read(at .. "/" .. name), name) end
+    for name in sh "find lua/meta -type f":gmatch "lua/(meta/[^\n]+)" do
+      assert.equal(T.read("lua/" .. name), T.read(at .. "/share/mplua/" .. name), name)
+    end
     assert.equal("libmplua.so.0\nlibmplua.so.0.1.0\n",
       sh(("cd '%s/lib' && readlink libmplua.so libmplua.so.0"):format(at)))
   end)
