@@ -303,9 +303,17 @@ static void check_pipes(void) {
   lua_close(b);
 }
 
+/* gcc 12's address sanitizer does not look after its own allocator at a fork: a child of one
+ * thread waits for ever for what another one held. */
+#ifdef __SANITIZE_ADDRESS__
+#define FORKING_THREADS 1
+#else
+#define FORKING_THREADS THREADS
+#endif
+
 static void check_states(void) {
   running = "states in threads";
-  in_threads(THREADS, one_state, NULL);
+  in_threads(FORKING_THREADS, one_state, NULL);
 }
 
 /* ---- pools -------------------------------------------------------------------------------- */
