@@ -167,7 +167,7 @@ static void *big_realloc(void *p, size_t osize, size_t nsize) {
 
 static void any_free(void *p, size_t size) {
   if (mp_is_small(p))
-    mp_small_free(p, size);
+    mp_small_free(p);
   else if (size >= BIG_BLOCK)
     big_free(p, size);
   else
@@ -213,7 +213,7 @@ void *mp_heap_alloc(void *ud, void *p, size_t osize, size_t nsize) {
   if (p == NULL) osize = 0; /* it is the kind of object then */
   if (nsize == 0) {
     heap.used -= (ptrdiff_t)osize;
-    if (mp_is_small(p)) mp_small_free(p, osize);
+    if (mp_is_small(p)) mp_small_free(p);
     else any_free(p, osize);
     return NULL;
   }

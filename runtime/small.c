@@ -45,7 +45,7 @@ enum {
 struct span {
   void *free;
   struct span *next, *prev;
-  uint16_t fresh, used, class, spare;
+  uint16_t fresh, used, class;
 };
 
 struct mp_small_place mp_small;
@@ -171,9 +171,8 @@ static void span_emptied(struct span *s) {
   empty = s;
 }
 
-void mp_small_free(void *p, size_t size) {
+void mp_small_free(void *p) {
   struct span *s = (struct span *)((uintptr_t)p & -(uintptr_t)SPAN);
-  (void)size;
   if (s->class == 0) return;
   if (is_full(s)) link_span(s);
   memcpy(p, &s->free, sizeof s->free);

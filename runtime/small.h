@@ -18,8 +18,8 @@ static inline bool mp_is_small(const void *p) {
 
 /* A block of 1 to MP_SMALL_MAX bytes; NULL: there is no room, take another allocator's. */
 void *mp_small_alloc(size_t size);
-/* Gives it back; the size that it was asked for with. */
-void mp_small_free(void *p, size_t size);
+/* Gives it back. */
+void mp_small_free(void *p);
 /* Bytes that a block of that size has. */
 static inline size_t mp_small_room(size_t size) { return (size + 15) & ~(size_t)15; }
 
